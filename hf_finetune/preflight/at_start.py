@@ -51,6 +51,7 @@ def _find_shared(splits: Splits) -> list[Finding]:
     """Evaluated rows that are trained, too, where they stay: of labelled rows, as short texts do repeat."""
     found = []
     for name, counts in splits.overlap.items():
+        # Labels are compared where copies stay: of rows without a label they are left out or refused by now.
         if "other_label" in counts and counts["copies"]:
             what = f"{name}: {counts['copies']:,} rows have the text of a training row"
             found.append(Finding("HF202", what, name, counts["copies"], weight="warning"))

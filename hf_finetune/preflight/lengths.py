@@ -79,6 +79,7 @@ def list_limits(settings: TokenSettings) -> list[int]:
     if name_row_kind(settings.run) == "document":
         return [settings.limit]
     most = settings.most or 4 * settings.limit
+    # Of 1,024 and a model that takes 3,000: 1,024, 2,048 and 3,000. A run may ask for more than its model takes.
     return sorted({min(factor * settings.limit, max(most, settings.limit)) for factor in (1, 2, 4)})
 
 
@@ -96,6 +97,7 @@ def _measure_split(splits: Splits, split: str, settings: TokenSettings) -> Split
     else:
         if any(has_pairs(each) for each in splits.rows.values()):
             separate_pairs(settings.tokenizer)
+        # One token more than the largest limit tells that a text is longer; the rest of a book need not be tokenized.
         work = texts = TextLengths(where, settings, limits, max(limits) + 1 if limits else None)
         tally = texts.tally
     sizes, filled = np.zeros((len(rows), 2), np.int32), 0
@@ -142,6 +144,7 @@ def _describe_limit(limit: int, settings: TokenSettings, split: str, sizes: Size
 def _percentiles(values: npt.NDArray[np.int32]) -> dict[str, int]:
     if not len(values):
         return {}
+    # The length of a row, and none between two of them.
     found = np.percentile(values, PERCENTILES, method="inverted_cdf")
     return {"max" if each == 100 else str(each): int(value) for each, value in zip(PERCENTILES, found, strict=True)}
 
@@ -151,6 +154,7 @@ def _draw_histogram(values: npt.NDArray[np.int32]) -> dict[str, int]:
     if not len(values):
         return {}
     most = int(values.max())
+    # Up to 730 tokens a bar is 100 wide: of 50, ten bars end at 499.
     width = next(
         width for power in range(12) for width in (10**power, 2 * 10**power, 5 * 10**power) if width * BARS > most
     )

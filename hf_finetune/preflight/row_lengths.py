@@ -42,6 +42,7 @@ class Tally:
 
     def merge(self, other: Tally) -> None:
         """Add what was counted of other rows."""
+        # The `update` of a Counter adds. Processes end in any order, hence the sorting.
         self.counts.update(other.counts)
         for kind, rows in other.rows.items():
             self.rows[kind] = sorted([*self.rows.get(kind, ()), *rows])[:MAX_PLACES]
@@ -53,6 +54,7 @@ class ConversationLengths:
     def __init__(self, rows: Any, where: Locate, settings: TokenSettings, limits: Sequence[int]) -> None:
         template, data, tokenizer = settings.get_template(rows), settings.data, settings.tokenizer
         self.renderer = ConversationRenderer(where, len(rows), tokenizer, template or "", data)
+        # By "cut" no row is left out before it is rendered, as one that is much too long is by "drop".
         builder = ExampleBuilder(tokenizer, "cut", WHOLE, where, self.renderer.refuse)
         self.work = ConversationWork(self.renderer, builder)
         self.limits, self.too_long = tuple(limits), data.too_long
@@ -85,6 +87,7 @@ class ConversationLengths:
             self.tally.counts[f"trained {limit}"] += trained
             return
         self.tally.counts[f"too_long {limit}"] += 1
+        # 5 tokens at a limit of 2 are (0, 2) by `cut`, (0, 2) (2, 4) (4, 5) by `split`, and none by `drop` or `error`.
         stop = {"cut": limit, "split": size}.get(self.too_long, 0)
         parts = [(start, min(start + limit, size)) for start in range(0, stop, limit)]
         runs = [sum(end - start for start, end in clip_runs(ranges, first + 1, last)) for first, last in parts]
@@ -102,6 +105,7 @@ class ConversationLengths:
         """Look for answers that say nothing."""
         whole = [(start, stop) for start, stop in ranges if start < stop]
         said = [tokens.read_text(start, stop) for start, stop in whole]
+        # Letters of all scripts are alphanumeric, and an emoji is not: an answer of a thumb alone is `near_empty`.
         if any(not text.strip() for text in said):
             self.tally.add("empty", row)
         elif not all(any(map(str.isalnum, text)) for text in said):
@@ -110,6 +114,7 @@ class ConversationLengths:
     def _count_unknown(self, tokens: TokenizedText, ranges: Sequence[tuple[int, int]]) -> int:
         if self.unknown is None or self.unknown not in tokens.ids:
             return 0
+        # Where one id is EOS and unknown, as GPT-2 has it, EOS is no unknown text; nothing predicts token 0.
         numbers = (number for start, stop in ranges for number in range(max(1, start), stop))
         return sum(tokens.ids[number] == self.unknown and not tokens.is_control(number) for number in numbers)
 
@@ -128,6 +133,7 @@ class DocumentLengths:
 
     def __init__(self, where: Locate, settings: TokenSettings, *, in_windows: bool) -> None:
         self.where, self.tokenizer = where, settings.tokenizer
+        # Without BOS a window begins with EOS; in a block the EOS of the document before stands there already.
         self.around = 2 if in_windows or self.tokenizer.bos_token_id is not None else 1
         self.tally = Tally()
 

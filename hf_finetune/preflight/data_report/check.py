@@ -53,6 +53,7 @@ def check_run(
     name_row_kind(run)
     report = DataReport(name, run.recipe)
     with hide_messages():  # of the data: the report says more
+        # These first: of a mistyped name it is said at once, and not when all rows have been read.
         others = {path: read_against(path) for path in dict.fromkeys([*benchmarks, *([against] if against else [])])}
         splits = _read_rows(report, run)
         if splits is None:

@@ -72,6 +72,7 @@ def find_label_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:
     rows = splits["train"].rows
     rare = [label for label, count in train.items() if count < max(FEWEST_OF_A_CLASS, _SMALLEST_SHARE * rows)]
     if rare:
+        # The rarest first: labels are counted from the most frequent on.
         listed = ", ".join(f"{label!r} has {train[label]:,}" for label in rare[::-1][:_LABELS_SHOWN])
         more = f" and {len(rare) - _LABELS_SHOWN:,} more" if len(rare) > _LABELS_SHOWN else ""
         yield Finding("HF383", f"train: of {rows:,} rows {listed}{more}", "train", len(rare))
@@ -91,6 +92,7 @@ def find_language_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:
     """Say which rows are evaluated in another language than is trained."""
     train = splits["train"].languages if "train" in splits else {}
     for name, split in splits.items():
+        # From a tenth on: of short texts now and then one is taken for another language.
         strange = [each for each in split.languages if train and each not in train and split.languages[each] >= 0.1]
         if strange:
             listed = ", ".join(f"{each} ({split.languages[each]:.0%})" for each in strange)
@@ -103,6 +105,7 @@ def find_small_splits(splits: dict[str, SplitReport], *, labelled: bool) -> Iter
         if name == "train" or not split.rows:
             continue
         if labelled and (half := half_width(split.rows)) > _WIDEST:
+            # 9.96 would be written 10.0, and not 10.
             points = f"{100 * half:.0f}" if half >= 0.0995 else f"{100 * half:.1f}"
             what = f"{name}: {split.rows:,} rows cannot show a difference below {points} points of accuracy"
             yield Finding("HF382", what, name, split.rows)
@@ -113,4 +116,5 @@ def find_small_splits(splits: dict[str, SplitReport], *, labelled: bool) -> Iter
 
 def space_rows(rows: int, wanted: int) -> list[int]:
     """The numbers of `wanted` rows of so many, evenly spaced from the first on."""
+    # 3 of 10 rows: 0, 4 and 9.
     return sorted({int(number) for number in np.linspace(0, rows - 1, min(wanted, rows))}) if rows else []

@@ -42,6 +42,7 @@ def _describe_rule(name: str) -> dict[str, Any]:
 
 def _list_problems(report: DataReport) -> Iterator[dict[str, Any]]:
     for problem in report.problems:
+        # Path, line and code have fields of their own.
         said = replace(problem, path=None, line=None, code="")
         result: dict[str, Any] = {"level": "error", "message": {"text": str(said)}}
         if problem.code:
@@ -65,6 +66,7 @@ def _list_locations(finding: Finding, run: str) -> Iterator[dict[str, Any]]:
     """Of a pair the row is the place, and the one that it is held against a related one."""
     places = finding.places
     if not places:
+        # GitHub's code scanning requires a place of each result: what is said of all rows is put at the run file.
         yield {"locations": [_locate(run, 1)]}
     elif finding.pairs:
         for one, other in zip(places[::2], places[1::2], strict=True):

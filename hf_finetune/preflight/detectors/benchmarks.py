@@ -21,6 +21,7 @@ from hf_finetune.preflight.findings import MAX_PLACES, Finding
 def read_against(path: str) -> Splits:
     """Read a file of rows of any format as one split, `test`. Raises DataError, of the kind of row it is closest to."""
     data = DataSection(train=path)
+    # Labelled rows are asked for by name: without a kind, conversations and documents alone are taken.
     tries: tuple[Kind | None, ...] = ("labelled", None)
     for becomes in tries[:-1]:
         try:
@@ -60,6 +61,7 @@ def _index(against: Splits) -> tuple[Hashes, Rows, int]:
     numbers, _ = number_rows(table)
     hashes, rows = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
     for start, prints in iterate_fingerprints(table, numbers):
+        # Both in one index: a row of fewer than 13 words has no run, and can be found as a whole alone.
         hashes += [prints.rows, prints.runs]
         rows += [start + np.arange(len(prints.rows)), start + prints.run_rows]
     every, row_of = np.concatenate(hashes), np.concatenate(rows)
@@ -80,6 +82,8 @@ class _Shared:
         """Look consecutive training rows up, from number `start` on."""
         row_of = np.concatenate([np.arange(len(prints.rows)), prints.run_rows])
         found, left, right = self.index.find(np.concatenate([prints.rows, prints.runs]))
+        # Of each training row its first match is named. Hashes of whole rows stand in front: a copy is named before a
+        # run.
         trained, first = np.unique(row_of[found], return_index=True)
         self.train_rows += len(trained)
         room = MAX_PLACES // 2 - len(self.pairs)

@@ -21,12 +21,14 @@ from hf_finetune.preflight.findings import Finding
 
 MOST_ROWS = 2_000
 """Of each side: the AUC is then known to about one pair in a hundred."""
+# Half of them are left to be measured: with 25 of each side an interval is some 0.3 wide.
 _FEWEST_ROWS = 50
 _TOLD_APART = 0.6
 _MOST_LETTERS = 2_000
 _MOST_FEATURES = 20_000
 _WORDS_SHOWN = 5
 # Words; of scripts that set none between blanks, each sign.
+# The pattern of scikit-learn has no word of one letter, and takes a whole sentence of Chinese for a word.
 _SIGNS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 _TOKEN = f"[{_SIGNS}]|[^\\W{_SIGNS}]+"
 Flags = npt.NDArray[np.bool_]
@@ -68,6 +70,7 @@ def detect_drift(
         if drift is None:
             continue
         counts[key] = {name: value for name, value in asdict(drift).items() if show_data or "words" not in name}
+        # The low end of the interval, and not the AUC: of few rows that is above 0.6 by chance now and then.
         if drift.low > _TOLD_APART:
             findings.append(Finding("HF381", _say(named, drift), None if against else split, 0))
     return findings, counts
@@ -91,6 +94,7 @@ def draw_texts(splits: Splits, split: str, seed: int) -> list[str]:
     numbers, own = number_rows(splits.rows[split])
     hashes = splits.hashes[split][own]
     _, distinct = np.unique(hashes, return_index=True)
+    # Ascending, as a table is read once from its beginning; which rows are drawn does not change by that.
     drawn: Rows = np.sort(distinct[shuffle_by_hash(hashes[distinct], seed)[:MOST_ROWS]])
     read = iterate_texts(splits.rows[split], numbers[drawn])
     return [text.as_py()[:_MOST_LETTERS] for _, texts in read for text in texts]
@@ -113,6 +117,7 @@ def measure_drift(train: list[str], others: list[str], *, show_words: bool = Fal
     learned, held_out = train_test_split(np.arange(len(is_other)), test_size=0.5, random_state=0, stratify=is_other)
     texts = [*train, *others]
     try:
+        # The words, too, are learned from one half: weights of the other would tell of the rows to be measured on.
         features = words.fit_transform(texts[row] for row in learned)
     except ValueError:  # not a word in any of them
         return None
@@ -141,8 +146,10 @@ def _compute_interval(auc: float, ones: int, others: int) -> tuple[float, float]
     """
     fewer, counted = min(ones, others), auc
     auc = (auc * fewer + 0.5) / (fewer + 1)
+    # Q1 and Q2 of the paper: that two of the others outrank one training row, and that one of them outranks two.
     first, second = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     spread = auc * (1 - auc) + (others - 1) * (first - auc**2) + (ones - 1) * (second - auc**2)
+    # By the delta method: the derivative of log(auc / (1 - auc)) is 1 / (auc * (1 - auc)).
     margin = 1.96 * math.sqrt(spread / (ones * others)) / (auc * (1 - auc))
     middle = math.log(auc / (1 - auc))
     low, high = 1 / (1 + math.exp(margin - middle)), 1 / (1 + math.exp(-margin - middle))

@@ -49,10 +49,13 @@ def _find_repeated(splits: Splits) -> tuple[Rows, Rows]:
     """Find the training rows that are there already, and the first of each: (repeated,) both."""
     _, own = number_rows(splits.rows[_TRAIN])
     hashes = splits.hashes[_TRAIN][own]
+    # The hashes [7 3 7 7] in their order are [3 7 7 7]: the rows 2 and 3 repeat row 0. A stable sort keeps the first
+    # row of equal ones in front.
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     copies = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
     firsts = order[np.searchsorted(ordered, ordered[copies])]
+    # In the order of the rows, of which the first are shown: whoever corrects a file goes through it from the top.
     by_row = np.argsort(order[copies])
     return own[order[copies][by_row]], own[firsts[by_row]]
 

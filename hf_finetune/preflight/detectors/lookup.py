@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from hf_finetune.data.splitting.assignment import Hashes, Rows
 
+# Of hashes that are not there, fewer than one in eight then finds its flag set, and is searched for.
 _FLAGS_A_HASH = 8
 
 
@@ -23,6 +24,7 @@ class Lookup:
         """Find those of `others` (others,) that are there: their places, and where each begins and ends: (found,)."""
         maybe = np.flatnonzero(self._flags[others >> self._shift])
         left = np.searchsorted(self.hashes, others[maybe], "left")
+        # A hash above all others has its place behind the last of them, where nothing can be read.
         there = left < len(self.hashes)
         there[there] = self.hashes[left[there]] == others[maybe][there]
         maybe, left = maybe[there], left[there]

@@ -21,6 +21,7 @@ from hf_finetune.data.splitting.batches import iterate_batches
 from hf_finetune.data.splitting.overlap import hash_ngrams, hash_spoken
 from hf_finetune.preflight.detectors.lookup import Lookup
 
+# Where one word in eight is another, (7/8)**3 = 0.67 of the shingles of a row stay, and 0.67 / (2 - 0.67) is a half.
 SHINGLE = 3
 NEAR = 0.5
 _SKETCH = 16
@@ -28,6 +29,7 @@ _OF_A_SKETCH = 0.4
 """Of a pair at `NEAR`, rows of one length, two thirds are expected: fewer are shared once in 50."""
 _FEWEST = 8
 """Shingles: shorter rows are alike by chance."""
+# Indexed rows that may share a shingle, before it counts as part of a form.
 _MANY = 20
 _AT_ONCE = 2**23
 
@@ -98,6 +100,7 @@ def _index_rows(shingles: Hashes, row_of: Rows, count: int) -> _Index:
     rank = np.arange(len(row_of)) - starts[row_of]
     drawn = (rank < _SKETCH) & (counts[row_of] >= _FEWEST)
     order = np.argsort(shingles[drawn], kind="stable")
+    # Two rows are compared by the upper half of each hash, which takes half of the memory and has the same order.
     small = (shingles >> np.uint64(32)).astype(np.uint32)
     return _Index(
         *(Lookup(shingles[drawn][order]), row_of[drawn][order], np.minimum(counts, _SKETCH)),
@@ -117,6 +120,7 @@ def _sort_distinct_pairs(hashes: Hashes, row_of: Rows) -> tuple[Hashes, Rows, Ro
 def _find_form(shingles: Hashes) -> Hashes:
     """Find what is in more than `_MANY` rows: sorted hashes."""
     ordered = np.sort(shingles)
+    # No row has a shingle twice here: a hash that is there again twenty places on is in more than twenty rows.
     many = ordered[:-_MANY][ordered[:-_MANY] == ordered[_MANY:]]
     return sort_distinct(many)
 
@@ -145,14 +149,18 @@ class _Comparison:
         found, left, right = index.sketches.find(shingles)
         _, rows_of_found, once = _sort_distinct_pairs(shingles[found], row_of[found])
         left, sizes = left[once], (right - left)[once]
+        # All places of all ranges: of ranges that begin at [4 9] and are [2 3] long, [4 5 9 10 11].
         at = np.repeat(left - (np.cumsum(sizes) - sizes), sizes) + np.arange(int(sizes.sum()))
+        # A pair is one number: np.unique of two columns would sort them as structures, which takes many times as long.
         pairs = index.rows[at] << 32 | np.repeat(rows_of_found, sizes)
         pairs, shared = np.unique(pairs, return_counts=True)
         rows, others = pairs >> 32, pairs & 0xFFFFFFFF
         enough = (shared >= _OF_A_SKETCH * index.sizes[rows]) & (self.near[rows] < 0)
         rows, others, shared = rows[enough], others[enough], shared[enough]
+        # The last key counts first: by indexed row, then those that share most, then the first of the others.
         order = np.lexsort((others, -shared, rows))
         rows, others = rows[order], others[order]
+        # Cut, for where there are no rows the one that is put in front would be there alone.
         best = np.append(True, rows[1:] != rows[:-1])[: len(rows)]
         return list(zip(rows[best].tolist(), others[best].tolist(), strict=True))
 

@@ -46,7 +46,9 @@ _ISSUERS: tuple[tuple[range, tuple[int, ...]], ...] = (
     *((range(start, start + 1), (12, 16, 19)) for start in (5018, 5020, 5038, 6304, 6390, 6759, 6761, 6762, 6763)),
     (range(2200, 2205), (16,)),
 )
+# As cards are printed: Visa and Mastercard, those of 19 digits, American Express, Diners Club.
 _CARD_GROUPS = ((4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4))
+# 4.8.0.30 is a version; of addresses few have four numbers as small.
 _LARGEST_OF_A_VERSION = 30
 # What object identifiers begin with, as in certificates: 2.5.29.37.
 _OBJECT_ARCS = {bytes(arcs) for arcs in ((1, 2), (1, 3), (2, 5), (2, 16), (2, 23))}
@@ -58,9 +60,11 @@ def is_iban(text: str) -> bool:
     length = _IBAN_LENGTHS.get(letters[:2])
     if length is None or len(letters) < length:
         return False
+    # The pattern takes a word behind it for a group: "NO9386011117947 USD".
     iban = letters[:length]
     if not (text[-1:].isalnum() and _ends_at_group(text, length)):
         return False
+    # ISO 7064, MOD 97-10: the first four signs go to the end, and letters count from A = 10 to Z = 35.
     return int("".join(str(int(letter, 36)) for letter in iban[4:] + iban[:4])) % 97 == 1
 
 
@@ -99,6 +103,7 @@ def is_public_ipv4(text: str) -> bool:
     numbers = address.packed
     if numbers[:2] in _OBJECT_ARCS:
         return False
+    # Browsers call themselves Chrome/120.0.0.0.
     return address.is_global and max(numbers) > _LARGEST_OF_A_VERSION and numbers[1:] != b"\0\0\0"
 
 
@@ -108,4 +113,5 @@ def is_public_ipv6(text: str) -> bool:
         address = ipaddress.IPv6Address(text)
     except ValueError:
         return False
+    # Of all addresses 2000::/3 alone is given out by IANA: a::b of a program is none of these.
     return address.is_global and ("::" not in text or 0x20 <= address.packed[0] <= 0x3F)

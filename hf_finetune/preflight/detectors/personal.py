@@ -35,6 +35,7 @@ CODES_OF_KINDS: dict[Kind, tuple[str, str]] = {
 }
 # Longer than what any rule of a secret takes for the blanks between a name and its value.
 _BETWEEN_ROWS = "\n" * 10
+# Passwords in addresses are looked for by `url_password`, which leaves placeholders such as {user}:{key}@host out.
 _OF_DETECT_SECRETS = "a secret (Basic Auth Credentials)"
 # Of a text: what is taken is noted by cells of so many bytes.
 _CELL = 8
@@ -94,7 +95,9 @@ def _search_split(splits: Splits, split: str, rows: Dataset) -> dict[Kind, _Seen
                 if len(its.places) == MAX_PLACES:
                     break
                 path, first = splits.locate(split, int(own[start + row]))
+                # In a JSONL a line feed is an escape on the line of its row; in a .txt each ends a line of the file.
                 place = Place(path, first + line * in_text_file)
+                # Hits are in the order of the rows: another one of the same line can only follow at once.
                 if place not in its.places[-1:]:
                     its.places.append(place)
     return seen
@@ -115,6 +118,7 @@ def search_texts(texts: pa.Array) -> _Hits:
 def _join_rows(texts: pa.Array) -> tuple[bytes, Rows]:
     """Join texts (rows,), with line feeds between them, and return where each begins: (rows,)."""
     whole = pa.ListArray.from_arrays(pa.array([0, len(texts)], pa.int32()), texts.fill_null(""))
+    # The texts ["a", null, "bc"] begin at [0, 11, 21]: a row without a text has a place, too.
     joined: bytes = pc.binary_join(whole, _BETWEEN_ROWS)[0].as_buffer().to_pybytes()
     sizes = pc.binary_length(texts.fill_null("")).to_numpy(zero_copy_only=False).astype(np.int64) + len(_BETWEEN_ROWS)
     return joined, np.cumsum(sizes) - sizes
@@ -133,6 +137,7 @@ def _search(text: bytes, starts: Rows) -> Iterator[tuple[Kind, int]]:
     shapes = compile_shapes()
     for first, end in _cut(starts, len(text)):
         part = text[first:end]
+        # In the order of SHAPES: "call 378282246310005" has a card number, and by a later one the number of a phone.
         for number in sorted(shapes.all.Match(part) or ()):
             shape, pattern = shapes.each[int(number)]
             for place, stop in _find_shape(shape, pattern, part):
@@ -143,6 +148,7 @@ def _search(text: bytes, starts: Rows) -> Iterator[tuple[Kind, int]]:
 
 def _cut(starts: Rows, size: int) -> Iterator[tuple[int, int]]:
     """Cut a text between rows, which begin at `starts` (rows,), into parts in which few shapes are."""
+    # Of rows that begin at [0, 20_000, 40_000, 70_000], the parts begin at [0, 40_000, 70_000]: no row is cut in two.
     first = starts[np.searchsorted(starts // _PART, np.unique(starts // _PART))].tolist()
     yield from zip(first, [*first[1:], size], strict=True)
 
@@ -156,6 +162,7 @@ def _find_shape(shape: Shape, pattern: Any, text: bytes) -> Iterator[tuple[int, 
 
 
 def _is_checked(shape: Shape, text: bytes, start: int, end: int) -> bool:
+    # Cut at a byte, which may be inside a character: hence "replace".
     before = text[max(0, start - SEEN_BEFORE) : start].rpartition(b"\n")[2].decode("utf-8", "replace")
     behind = text[end : end + 2].partition(b"\n")[0].decode("utf-8", "replace")
     return shape.check(text[start:end].decode("utf-8", "replace"), before, behind)
@@ -167,4 +174,5 @@ def _take(taken: dict[int, int], start: int, end: int) -> None:
 
 
 def _is_taken(taken: dict[int, int], start: int, end: int) -> bool:
+    # A cell knows the farthest end in it: what stands before a find, in its first cell, counts as overlapping, too.
     return any(taken.get(cell, 0) > start for cell in range(start // _CELL, (end - 1) // _CELL + 1))

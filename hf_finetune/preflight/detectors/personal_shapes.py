@@ -40,6 +40,7 @@ class Compiled:
 SEEN_BEFORE = 40
 """Bytes before a match that its check is given, and 2 behind it."""
 
+# The "mp" is what a pattern of letters leaves of .mp3 and .mp4.
 _FILES = {"png", "jpg", "jpeg", "gif", "svg", "webp", "js", "css", "py", "html", "json", "md", "txt", "ts", "tsx", "mp"}
 _PLACEHOLDERS = {"password", "passwd", "pass", "pwd", "secret", "token", "user", "username", "key", "apikey"}
 _TEL = (
@@ -49,6 +50,7 @@ _TEL = (
     r"|\bat\b|\bon\b|番号|号码|は|是|：){0,6}"
 )
 _OF_TEL = re2.compile(rf"{_TEL}$")
+# "Order no. ", "SKU: ", "# ": digits in one piece behind these are no card and no phone.
 _OF_OTHER = re2.compile(
     r"(?i)(?:\b(?:orders?|invoice|tracking|ticket|ref(?:erence)?|id|isbn|issn|sku|serial|batch|part|item|product|case"
     r"|model|article|artikel|bestellung|commande|pedido|zip|postcode|version|commit|build|account|transaction"
@@ -68,6 +70,7 @@ _SHORTEST_PHONE, _SHORTEST_NATIONAL, _LONGEST_NATIONAL = 7, 9, 12
 
 def _stands_alone(before: str, behind: str) -> bool:
     """Whether it is no part of a longer word or number, such as 0.4242424242424242 or a hash."""
+    # A point ends a sentence as often as it goes on with a number: "4242." stands alone, and "4242.42" does not.
     ends = behind[:1] if behind[:1] not in (".", ",", "-", ":") else behind[1:2]
     return not (before[-1:].isalnum() or before[-1:] in ("_", ".", "-", "/", "$")) and not (
         ends.isdigit() or (behind[:1].isalpha() or behind[:1] in ("_", "="))
@@ -83,10 +86,12 @@ def _is_email(found: str, before: str, behind: str) -> bool:
 
 def _count_digits(phone: str) -> int:
     """Count the digits of a number without its extension."""
+    # "212.555.0100 ext. 12" -> 10: an `x` or an `e` begins the extension.
     return sum(map(str.isdigit, phone.lower().partition("x")[0].partition("e")[0]))
 
 
 def _is_phone(found: str, before: str, behind: str) -> bool:
+    # Two digits more than E.164 has, for the 00 that is dialed in place of a plus.
     if not (_SHORTEST_PHONE <= _count_digits(found) <= _LONGEST_PHONE + 2) or not _stands_alone(before, behind):
         return False
     if found.isdigit() and _OF_OTHER.search(before) and not _OF_TEL.search(before):
@@ -110,6 +115,7 @@ def _is_other_number(found: str, before: str) -> bool:
 
 
 def _is_ssn(found: str, before: str, behind: str) -> bool:
+    # Numbers that are never given out: https://secure.ssa.gov/poms.nsf/lnx/0110201035
     area, group, serial = found[:3], found[4:6], found[7:]
     given = area not in ("000", "666") and area < "900" and group != "00" and serial != "0000"
     is_other = _OF_OTHER.search(before) and not before.lower().rstrip(" :#").endswith(
@@ -119,6 +125,7 @@ def _is_ssn(found: str, before: str, behind: str) -> bool:
 
 
 def _is_ipv4(found: str, before: str, behind: str) -> bool:
+    # https://93.184.215.14:443/ has an address, and lib/93.184.215.14 the version of something.
     if before[-1:] == "/" and before[-2:] != "//":
         return False
     alone = _stands_alone(before.removesuffix("//"), "" if behind[:1] in (":", "/") else behind)
@@ -132,11 +139,14 @@ def _is_ipv6(found: str, before: str, behind: str) -> bool:
 
 def _is_url_password(found: str, before: str, behind: str) -> bool:
     value = found.lower()
+    # What documentation writes: ${TOKEN}, <password>, xxxx, ***.
     return not (value in _PLACEHOLDERS or set(value) <= set("x*.") or any(sign in value for sign in "<>{}$[]("))
 
 
 _HEX = "[0-9A-Fa-f]{1,4}"
 _EXTENSION = r"(?: ?(?:x|ext\.? ?)[0-9]{1,6})?"
+# The surest first, since what one has taken no other finds: what holds an @, then what has check digits or a form of
+# its own, and phone numbers, which are mere digits, last.
 SHAPES = (
     Shape(
         "url_password",
@@ -180,7 +190,9 @@ SHAPES = (
 def compile_shapes() -> Compiled:
     """Compile the patterns of all shapes."""
     options = re2.Options()
+    # A byte is a character then, and é two: in a group, (?:é|e), it is matched whole, in a class, [ée], by half.
     options.encoding = re2.Options.Encoding.LATIN1
+    # Its automaton is thrown away and built anew whenever it outgrows its memory, which is 8 MiB by default.
     options.max_mem = 64 << 20
     together = re2.Set.SearchSet(options)
     for shape in SHAPES:

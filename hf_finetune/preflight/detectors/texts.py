@@ -21,6 +21,7 @@ def number_rows(rows: Dataset) -> tuple[Rows, Rows]:
     if rows._indices is None:
         every = np.arange(len(rows), dtype=np.int64)
         return every, every
+    # Of a data set that shows the rows [5 2 5] of its table, the numbers are [2 5], and they stand there at [1 0].
     numbers = np.asarray(rows._indices.column(0).to_numpy()).astype(np.int64)
     order = np.argsort(numbers, kind="stable")
     ordered = numbers[order]
@@ -46,10 +47,12 @@ def join_texts(batch: pa.RecordBatch) -> pa.Array:
         return _join_messages(batch.column("messages"))
     pair = ("prompt", "completion") if "prompt" in names else ("text", "text_pair")
     columns = [batch.column(name) for name in pair if name in names]
+    # Without "skip" a row that has no pair would be null, and none of its text be looked at.
     return pc.binary_join_element_wise(*columns, "\n", null_handling="skip")
 
 
 def _join_messages(messages: Any) -> pa.Array:
+    # Not `values`, which of a slice of an array has the messages of all of it.
     turns = messages.flatten()
     said = pc.binary_join_element_wise(turns.field("content"), turns.field("extra"), "\n", null_handling="skip")
     ends = np.cumsum(messages.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))

@@ -91,6 +91,8 @@ def shape_of(found: Found, preset: str) -> Shape:
     hidden, layers, heads = {"nano": (128, 4, 4), "tiny": (384, 6, 6), "small": (512, 12, 8)}[preset]
     vocabulary = rules.choose_vocabulary(found.rows.characters.total)
     logits = 0 if found.reading.becomes == "labelled" else vocabulary
+    # 4 hidden**2 for attention and 8 for the feed-forward part, gated or not (arXiv:2001.08361, table 1), and the
+    # embeddings once.
     return Shape(12 * layers * hidden**2 + vocabulary * hidden, hidden, layers, 4 * hidden, heads, logits)
 
 
@@ -98,6 +100,7 @@ def fit_batch(found: Found, recipe: RecipeName, shape: Shape, length: int, rows:
     """Choose how many rows a device reads at once: the largest power of two that fits. Raises ConfigError for none."""
     trained = count_adapter(shape, rules.LORA_RANK) if recipe == "lora" else shape.parameters
     room = FILLED * found.machine.memory
+    # All sizes before the next saving: fewer rows at once, accumulated, are no more work.
     for weight_bytes, checkpointing in _list_savings(recipe, found):
         size = rows
         while size >= 1:
@@ -139,6 +142,7 @@ def choose_length(found: Found, recipe: RecipeName) -> tuple[int, str]:
     limit = min(limit, own or limit)
     # One row of a book would have the others padded, or their batches made small, for its sake.
     wanted = spread.longest if spread.longest <= 4 * max(1, spread.p95) else spread.p99
+    # A tenth more than was measured, as rows that were not drawn may be longer: 300 -> 352, a multiple of 32.
     length = min(limit, max(32, 32 * math.ceil(1.1 * wanted / 32)))
     how = "measured" if found.tokens.measured else "guessed from the characters"
     said = f"tokens, {how}: half of the rows up to {spread.median:,}, 99 % up to {spread.p99:,}, all up to"
@@ -147,6 +151,7 @@ def choose_length(found: Found, recipe: RecipeName) -> tuple[int, str]:
 
 def choose_block(tokens: int, most: int) -> int:
     """Tokens of a block: as many as the model takes, fewer where the text has not enough for some tens of blocks."""
+    # Of 10,000 tokens and 1,024 at the most: 256, for 32 blocks of 512 would need 16,384.
     size = most
     while size > 32 and tokens < LEAST_BLOCKS * size:
         size //= 2

@@ -77,6 +77,7 @@ def choose_reading(files: Sequence[DataFile], task: Task | None) -> Reading:
     if reading is None:  # raises, with what helps
         choose_format("auto", first[0], None, files[0].shown, line, becomes=wanted)
         raise AssertionError("a format was found that was not found before")
+    # Prompts with completions are trained by the recipes of conversations, too.
     if wanted not in (None, reading.becomes) and (wanted, reading.becomes) != ("conversation", "prompt_completion"):
         what = f"--task {task} takes {_NAMES[str(wanted)]}, and these rows are {_NAMES[reading.becomes]}"
         raise ConfigError(Problem(what, "leave --task out, or name other files", files[0].shown, code="HF022"))
@@ -147,6 +148,7 @@ def _guess(row: Mapping[str, Any], fields: Mapping[str, Column], wanted: Kind | 
         reading = _check_guess(columns, fields)
         if reading is not None and wanted in (None, reading.becomes):
             return reading
+    # The longest field of text first: it is what a label is for.
     texts = sorted((each for each in fields.values() if each.texts), key=lambda each: -each.mean)
     labels = [each for each in fields.values() if each.is_label or each.is_quantity]
     labels = [each for each in labels if not texts or each is not texts[0]]
@@ -183,6 +185,7 @@ def _find_pair(fields: Mapping[str, Column]) -> dict[str, str]:
             rest = [each for name, each in fields.items() if name not in (lower[one], lower[other])]
             labels = [each for each in rest if each.is_label or each.is_quantity]
             if labels:
+                # By its name, or as what has the fewest values: beside a label there may be an id or a score.
                 best = min(labels, key=lambda each: (each.name.lower() != "label", each.distinct))
                 return {"text": lower[one], "text_pair": lower[other], "label": best.name}
     return {}

@@ -11,12 +11,14 @@ from typing import Any
 LONGEST_LABEL = 60
 FEW = 20
 MOST_LABELS = 1_000
+# Of so many texts a share is known to six points.
 ENOUGH = 300
 SHORTEST = 20
 """Characters, below which nothing can be told."""
 MOST_READ = 2_000
 
 Rows = Sequence[Mapping[str, Any]]
+# Not what float() takes: that reads "nan", "infinity" and "1_000", too.
 _NUMBER = re.compile(r"[+-]?\d{1,15}(?:\.\d{1,15})?(?:[eE][+-]?\d{1,3})?")
 
 
@@ -78,9 +80,11 @@ def _has_letter(text: str) -> bool:
 
 
 def _read_number(value: Any) -> float | None:
+    # True is an int in Python.
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
+        # No number is NaN or infinite, which floats of Parquet may be.
         return float(value) if abs(value) < 1e300 else None
     return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value.strip()) else None
 

@@ -89,9 +89,11 @@ def _measure_conversations(
     assert rows.sampled is not None
     count = len(sample)
     files = tuple(str(each) for each in data.train) if isinstance(data.train, list) else (str(data.train),)
+    # Near enough for a message: the line of a row of the first file, where none above it is blank or rejected.
     places = RowLocations(files[:1], np.zeros(count, np.int32), rows.sampled.astype(np.int32) + 1)
     own = sample.select_columns([name for name in sample.column_names if not name.startswith("_")])
     splits = Splits({"train": own}, format, (), (), {}, {"train": places}, {})
+    # What is left out of a sample is no reason to refuse it: whether it is too much of all, the run itself will say.
     asked = data.model_copy(update={"max_dropped": 1.0})
     with hide_messages():
         template = load_chat_template(asked, tokenizer)
@@ -102,6 +104,7 @@ def _measure_conversations(
 @contextmanager
 def _quiet(tokenizer: PreTrainedTokenizerFast) -> Iterator[None]:
     """Keep back the warning for a text that is longer than a model takes, which is what is measured."""
+    # transformers notes here which warnings it has given, so as to give each once.
     before, tokenizer.deprecation_warnings = (
         tokenizer.deprecation_warnings,
         {"sequence-length-is-longer-than-the-specified-maximum": True},

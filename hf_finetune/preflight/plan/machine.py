@@ -38,5 +38,6 @@ def look_at_machine() -> Machine:
     import torch
 
     devices = torch.cuda.device_count()
+    # Each device is given a batch of the same size: the smallest decides.
     memory = min(torch.cuda.get_device_properties(index).total_memory for index in range(devices))
     return Machine(count_cores(), memory, "cuda", devices, bf16=hardware.has_compute_capability(8))

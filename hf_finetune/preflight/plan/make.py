@@ -191,9 +191,11 @@ def _list_commands(found: Found, output: str) -> list[str]:
 
 def choose_output_dir(file: str) -> str:
     """A folder below runs/ that is not there, after the name of the first file."""
+    # "x/my rows.v2.jsonl.gz" -> runs/my-rows
     stem = PurePath(file).name.partition(".")[0] or "run"
     name = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem).strip("-") or "run"
     number = 1
+    # A link to nowhere is there, too, and `exists` would follow it.
     while os.path.lexists(path := f"runs/{name}" if number == 1 else f"runs/{name}-{number}"):
         number += 1
     return path

@@ -84,6 +84,7 @@ def estimate_memory(shape: Shape, step: Step) -> Memory:
 
 def count_adapter(shape: Shape, rank: int) -> int:
     """Count the parameters of LoRA on all linear layers of a block: seven matrices, with the sizes of a Llama's."""
+    # rank x (in + out) of q, k, v and o, and of gate, up and down. Where queries share keys, k and v are smaller.
     attention = 4 * 2 * shape.hidden
     feed_forward = 3 * (shape.hidden + shape.intermediate)
     return rank * shape.layers * (attention + feed_forward)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 ModelKind = Literal["decoder", "encoder", "classifier"]
 MOST_FOLDERS = 2_000
 DEEPEST = 3
-_ENCODERS = ("bert", "roberta", "electra", "mpnet", "deberta", "distilbert", "albert", "camembert", "modernbert")
+_ENCODERS = ("bert", "electra", "mpnet")
+"""Parts of `model_type`: roberta, xlm-roberta, modernbert and so on have the first."""
 _SKIPPED = ("node_modules", "__pycache__", "site-packages")
 
 
@@ -110,6 +111,7 @@ def list_models() -> list[Candidate]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     found = [each for folder in _walk(Path("."), DEEPEST) if (each := _describe(folder, str(folder))) is not None]
+    # "models--org--my-model" -> "org/my-model". Its snapshots are named by commits, of which no order tells the newest.
     for repository in sorted(Path(HF_HUB_CACHE).glob("models--*--*")):
         name = repository.name.removeprefix("models--").replace("--", "/", 1)
         described = (_describe(snapshot, name) for snapshot in sorted(repository.glob("snapshots/*")))
@@ -119,6 +121,7 @@ def list_models() -> list[Candidate]:
 
 def _walk(top: Path, depth: int) -> Iterator[Path]:
     """Yield the folders below `top`, the nearest first."""
+    # Level by level and bounded: this folder may be a home, or the root of a disk, and links may lead around.
     level, seen = [top], 0
     for _ in range(depth):
         below = []
@@ -155,6 +158,6 @@ def _describe(folder: Path, name: str) -> Candidate | None:
         return None
     tokenizer = read_object(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     speaks = (folder / "chat_template.jinja").is_file() or bool((tokenizer or {}).get("chat_template"))
-    encoder = kind.startswith(_ENCODERS) or bool(config.get("is_encoder_decoder"))
+    encoder = any(each in kind for each in _ENCODERS) or bool(config.get("is_encoder_decoder"))
     own: ModelKind = "classifier" if is_classifier(folder) else "encoder" if encoder else "decoder"
     return Candidate(name, own, parameters, speaks)

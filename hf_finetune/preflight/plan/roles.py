@@ -42,7 +42,9 @@ def assign_roles(files: Sequence[str]) -> dict[Role, list[str]]:
 
 def _find_role(file: str) -> Role:
     # Its ends alone: train-test-split-of-march.jsonl is all three, and may be any of them.
-    words = [word for word in _MARKS.split(PurePath(file).name.partition(".")[0].lower()) if word]
+    # `rows.test.jsonl.gz` is rows.test.
+    stem = PurePath(PurePath(file).name.removesuffix(".gz").removesuffix(".zst")).stem
+    words = [word for word in _MARKS.split(stem.lower()) if word]
     ends = {*words[:1], *words[-1:]}
     return next((role for role, names in ROLES.items() if names & ends), "train")
 
@@ -77,6 +79,7 @@ def choose_text_format(files: Sequence[str]) -> TextFileFormat | None:
     heads = [_read_head(path) for path in texts]
     for path, head in zip(texts, heads, strict=True):
         _refuse_table(path, head)
+    # Windows ends lines by \r\n; blank lines at the two ends of a file separate nothing.
     if any(b"\n\n" in head.replace(b"\r", b"").strip() for head in heads):
         return "paragraphs"
     return "lines" if any(b"\n" in head.strip() for head in heads) else "file"

@@ -183,6 +183,8 @@ def _measure_batch(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
         column = batch.column("messages")
         turns = pc.utf8_length(column.flatten().field("content")).fill_null(0).to_numpy(zero_copy_only=False)
         ends = np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False))
+        # Turns of [3 4 5] characters in rows of [2 1] turns: [7 5]. np.add.reduceat would give a row without turns the
+        # first turn of the next one.
         sums = np.concatenate([[0], np.cumsum(turns)])
         return np.asarray(np.diff(sums[np.concatenate([[0], ends])]), np.int64)
     total = np.zeros(len(batch), np.int64)
@@ -206,8 +208,10 @@ def _count_labels(table: Dataset) -> Counter[str]:
 def _find_group(fields: Mapping[str, Column], used: set[str], rows: int) -> Column | None:
     """Find the field whose equal values belong together: one of the usual names, each value in several rows."""
     for each in fields.values():
+        # `user_id` and `Thread` name a group, and `user_comment` does not.
         words = each.name.lower().replace("-", "_").split("_")
         named = any(word in _GROUP_WORDS for word in words) and (words[-1] in {*_GROUP_WORDS, "id", "name"})
+        # Of fewer than five groups none can be spared, and where nearly each row has its own, none is in two splits.
         repeated = 5 <= each.distinct <= 0.8 * each.values and each.values == rows
         if named and repeated and not each.lists and each.name not in used and each.longest <= 200:
             return each

@@ -61,6 +61,7 @@ def _choose_batch(found: Found, recipe: RecipeName, length: int) -> Rule:
     rows = found.rows.counts["train"]
     if recipe == "continued_pretraining":
         blocks = max(1, found.tokens.total // length)
+        # Of a million tokens in blocks of 512: 16 blocks, which are 8,192 tokens; of 40,000, 78 blocks in all: 4.
         size = min(32, max(1, TOKENS_A_STEP // length), max(4, 2 ** int(math.log2(max(1, blocks / 20)))))
         return Rule(size, "blocks: some 8,000 tokens a step, fewer where a pass would have less than 20 steps")
     return rules.classifier_batch(rows) if recipe == "classification" else rules.answer_batch(rows)
@@ -171,6 +172,7 @@ def _choose_train(
         *_choose_rate(found, recipe),
     )
     yield Setting("train.lr_scheduler_type", "cosine")
+    # Below 1 it is a share of all steps, for which there was a `warmup_ratio` before transformers 5.
     yield Setting("train.warmup_steps", 0.1, f"of all steps; a step has {total} rows: {batch.source}")
     if found.model_path is None or recipe == "classification":
         yield Setting("train.weight_decay", 0.1 if found.model_path is None else 0.01)
@@ -187,6 +189,7 @@ def _choose_saving(found: Found, recipe: RecipeName, steps: int, *, held_out: bo
     yield Setting("train.eval_strategy", when)
     yield Setting("train.save_strategy", when)
     if when == "steps":
+        # The best can only be kept where it is measured: transformers wants saving steps that are a multiple of these.
         yield Setting("train.eval_steps", STEPS_A_LOOK // 4)
         yield Setting("train.save_steps", STEPS_A_LOOK // 4)
     yield Setting("train.save_total_limit", 1)

@@ -57,6 +57,7 @@ def format_value(value: Any) -> str:
         return _format_text(value)
     # 1e-4 and not 0.0001, whose zeros nobody counts.
     if isinstance(value, float) and value and not 1e-3 <= abs(value) < 1e4:
+        # YAML 1.1 reads 1e-4, without a point, as text: the settings make a number of it.
         exponent = math.floor(math.log10(abs(value)))
         return f"{value / 10**exponent:.2g}e{exponent}"
     return json.dumps(value)
@@ -65,4 +66,5 @@ def format_value(value: Any) -> str:
 def _format_text(text: str) -> str:
     if _PLAIN.fullmatch(text) and text.lower() not in _WORDS:
         return text
+    # JSON in quotes is YAML, too. What does not print is escaped: YAML would take U+0085 for the end of a line.
     return json.dumps(text, ensure_ascii=not text.isprintable())

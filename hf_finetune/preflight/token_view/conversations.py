@@ -108,6 +108,7 @@ class ConversationViewer:
 def view_packed(splits: Splits, settings: TokenSettings, blocks: Dataset, number: int) -> TokenView:
     """View block `number` of the packed training rows, `blocks` of `pack_examples`."""
     block = blocks[number]
+    # Each once, in their order: a row that is split may be in a block more than once.
     rows = list(dict.fromkeys(block["rows"]))
     views = ConversationViewer(splits, "train", settings, rows).view()
     waiting = dict(zip(rows, views, strict=True))

@@ -33,8 +33,10 @@ def view_block(splits: Splits, settings: TokenSettings, blocks: Dataset, number:
     A block begins with the last token of the one before, which predicts its second.
     """
     block = blocks[number]
+    # Of the blocks [a b c] and [c d e], b stands before the second, as both have c.
     before = blocks[number - 1]["input_ids"][-2:-1] if number else [settings.tokenizer.eos_token_id]
     ids, end = block["input_ids"], settings.tokenizer.eos_token_id
+    # EOS ends documents alone: where a text spells it, it is tokenized as text.
     begins = [index == end for index in [*before, *ids[:-1]]]
     places = [Place(*splits.locate("train", row)) for row in block["rows"]]
     borders = [f"{place.path}:{place.line}" for place in places]

@@ -29,6 +29,7 @@ def view_labelled(splits: Splits, split: str, settings: TokenSettings, numbers: 
         separate_pairs(tokenizer)
     limit, width = settings.limit, None
     if settings.data.max_length == LONGEST_TRAIN:
+        # How long the longest training row is, is known when all of them are tokenized.
         train_limit = limit
         facts = tokenize_labelled(splits, tokenizer, freeze_labels(splits, settings.data), settings.data, limit)[1]
         width = get_padded_width(settings.data, facts)
@@ -55,6 +56,7 @@ def encode_spans(tokenizer: PreTrainedTokenizerFast, row: Row, limit: int | None
     Raises `TextGivenUp`.
     """
     [kept] = encode_pairs(tokenizer, [row], limit, offsets=True)
+    # Whole once more: each part in `overflowing` has the special tokens again, and of a pair each text several times.
     [whole] = encode_pairs(tokenizer, [row], None, offsets=True) if kept.overflowing else [kept]
     if not kept.ids:
         index = find_placeholder(tokenizer)

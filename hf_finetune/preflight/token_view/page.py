@@ -69,6 +69,7 @@ def _describe(span: TokenSpan) -> str:
 def _write(span: TokenSpan) -> str:
     if span.kind == "padding":
         return f"{span.count:,} tokens of padding"
+    # Something to point at, where the text of a character stands with the first of its tokens.
     return (span.text or "·").replace("\n", f"{LINE_FEED}\n")
 
 

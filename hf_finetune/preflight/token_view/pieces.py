@@ -26,6 +26,7 @@ def split_text(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
     Of the tokens of one character the first has it. What no token stands for, such as the blanks between words under
     BERT, stands before the next token.
     """
+    # "né!" with the offsets (0, 1) (1, 2) (1, 2) (2, 3), é being two tokens of a byte -> ["n", "é", "", "!"]
     texts: list[str] = []
     done = 0
     for _, stop in offsets:
@@ -41,6 +42,7 @@ def read_rendered(tokenizer: PreTrainedTokenizerFast, tokens: TokenizedText) -> 
     names = get_control_tokens(tokenizer).names
     contents = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     texts = split_text(tokens.text, [tokens.find_characters(number) for number in range(len(tokens.ids))])
+    # The names of the twin are of noncharacters: a row that spells <|im_end|> has none in its text.
     control = [MARK[0] in text for text in texts]
     for number, (index, special) in enumerate(zip(tokens.ids, control, strict=True)):
         if special:
@@ -52,6 +54,8 @@ def read_rendered(tokenizer: PreTrainedTokenizerFast, tokens: TokenizedText) -> 
 def read_ids(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> Pieces:
     """The tokens of documents as they are decoded, by their ids alone."""
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    # Decoded one by one, parts of a character would be U+FFFD each: the stream gives it with its last token, and None
+    # before.
     stream = DecodeStream(skip_special_tokens=False)
     texts = [stream.step(tokenizer.backend_tokenizer, index) or "" for index in ids]
     return Pieces(list(ids), texts, [index in special for index in ids])

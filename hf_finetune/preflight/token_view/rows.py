@@ -57,12 +57,14 @@ def _find_blocks(blocks: Dataset, rows: Sequence[int], column: str = "rows") -> 
         rows, blocks.features[column].feature.dtype if column == "rows" else blocks.features[column].dtype
     )
     first = 0
+    # The column alone, or all tokens of a corpus would be read for it.
     for table in blocks.select_columns([column]).with_format("arrow").iter(1_000):
         values = table.column(column)
         flat, parents = (
             (pc.list_flatten(values), pc.list_parent_indices(values)) if column == "rows" else (values, None)
         )
         for place in np.flatnonzero(pc.is_in(flat, wanted).to_numpy()).tolist():
+            # Flattened, the rows [[4 4] [4 7]] are [4 4 4 7]: place 3 is of block 1.
             number = first + (place if parents is None else parents[place].as_py())
             row = flat[place].as_py()
             counts[row] += 1
@@ -83,9 +85,11 @@ def find_row(splits: Splits, path: str, line: int) -> tuple[str, int]:
     Raises `DataError` where no row of the run does.
     """
     for split, places in splits.places.items():
+        # The run file may call rows.jsonl what is typed as ./rows.jsonl, and name it twice.
         files = [number for number, name in enumerate(places.files) if _is_same(path, name)]
         of_file = np.flatnonzero(np.isin(places.file, files))
         lines = places.line[of_file]
+        # Paragraphs that begin at the lines 1, 4 and 9: what stands in line 6 is of that of line 4.
         if splits.format in _LINES and len(lines) and (lines <= line).any():
             line_of_row = int(lines[lines <= line].max())
         else:

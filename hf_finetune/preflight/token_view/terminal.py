@@ -32,6 +32,7 @@ def render_terminal(view: TokenView, *, color: bool) -> Text:
 
     Without `color`, trained tokens stand in [ ], control tokens in « », and what is cut off in { }.
     """
+    # A `Text`, in which rich reads no markup: rows may say [red].
     text = Text(f"{escape_control_characters(view.title)}: {view.describe_counts()}\n", style="")
     for note in view.notes:
         text.append(f"{escape_control_characters(note)}\n")
@@ -62,6 +63,7 @@ def list_tokens(view: TokenView) -> Iterator[str]:
     for span in view.spans:
         shown = escape_control_characters(span.text)
         name = f"«{shown}»" if span.kind == "control" else f'"{shown}"' if span.text else "(of the character before)"
+        # Of what is typed there are no borders, whose id is None and has no width.
         yield f"{span.id:>{width}}  {name}{'  unknown' if span.unknown else ''}"
     yield from map(escape_control_characters, view.notes)
     size, count = measure_bytes(view)
@@ -99,5 +101,6 @@ def _append_run(text: Text, kind: str, spans: list[TokenSpan], *, trained: bool,
 
 def _write(spans: list[TokenSpan]) -> str:
     """The text of tokens; a line ends behind the sign of its line feed."""
+    # Line by line, for a line feed would be escaped, too.
     lines = "".join(span.text for span in spans).split("\n")
     return f"{LINE_FEED}\n".join(map(escape_control_characters, lines))

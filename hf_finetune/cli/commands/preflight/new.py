@@ -29,6 +29,7 @@ def new(
     """Look at rows, machine and model, and write a commented run file that runs as it stands."""
     from hf_finetune.preflight import make_run_file
 
+    # A question into a pipe would wait for ever, or take its end for an answer.
     asks = not (yes or as_json) and sys.stdin.isatty() and sys.stdout.isatty()
     made = make_run_file(files, model=model, task=task, output=output, ask=_ask_for_model if asks else None)
     if as_json:
@@ -44,6 +45,7 @@ def _ask_for_model(models: Sequence[Candidate], default: str) -> str:
         say(f"{number:3} {each.path}  ({size})")
     answer = typer.prompt("Which model? A number, a folder or a Hub id", default=default)
     chosen = str(answer).strip()
+    # Not `isdigit`, which holds for "²", of which int() makes nothing; a number of no model is the name of a folder.
     return models[int(chosen) - 1].path if chosen.isdecimal() and 0 < int(chosen) <= len(models) else chosen
 
 

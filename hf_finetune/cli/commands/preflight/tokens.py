@@ -98,9 +98,12 @@ def _read_standard_input() -> str:
     """The whole of standard input but its last line feed. Raises `DataError` where it is not UTF-8."""
     from hf_finetune.preflight import MOST_CHARACTERS
 
+    # A character has four bytes of UTF-8 at most: one byte more than all of these is too long, whatever it says.
     written = sys.stdin.buffer.read(4 * MOST_CHARACTERS + 1)
     try:
-        return written.decode("utf-8").removesuffix("\n")
+        # Cut off inside a character it is too long all the same, which is said where it is looked at.
+        errors = "ignore" if len(written) > 4 * MOST_CHARACTERS else "strict"
+        return written.decode("utf-8", errors).removesuffix("\n")
     except UnicodeDecodeError as problem:
         what = f"standard input is not UTF-8 (byte {problem.start:,})"
         raise DataError(Problem(what, "convert it, as by iconv", code="HF003")) from problem
