@@ -31,7 +31,7 @@ install_sandbox()
 class ChatTemplateError(Exception):
     """A conversation that its template refuses or cannot mask; the caller adds the file and line."""
 
-    def __init__(self, what: str, *, code: str = "") -> None:
+    def __init__(self, what: str, *, code: str) -> None:
         self.code = code
         super().__init__(what)
 

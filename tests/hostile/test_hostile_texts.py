@@ -74,7 +74,7 @@ def tokenized(template: str, texts: list[str]) -> list[list[int] | None]:
         try:
             text = chat.text()
         except ChatTemplateError:
-            fault = fault or ChatTemplateError("the template refuses it")
+            fault = fault or ChatTemplateError("the template refuses it", code="HF141")
         found.append(None if fault else get_control_tokens(TOKENIZER).encode([text], [[]])[0].ids)
     return found
 

@@ -91,6 +91,7 @@ def test_four_hundred_rows_tell_an_accuracy_to_five_points():
         (["a/train.jsonl", "a/valid.jsonl"], {"train": ["a/train.jsonl"], "validation": ["a/valid.jsonl"]}),
         (["x-dev.csv", "x-training.csv"], {"train": ["x-training.csv"], "validation": ["x-dev.csv"]}),
         (["val.jsonl", "test.jsonl"], {"train": ["val.jsonl", "test.jsonl"]}),
+        (["rows.jsonl", "rows.test.jsonl.gz"], {"train": ["rows.jsonl"], "test": ["rows.test.jsonl.gz"]}),
         (["contest.jsonl", "may.jsonl"], {"train": ["contest.jsonl", "may.jsonl"]}),
     ],
 )

@@ -40,13 +40,13 @@ class RunDocument:
                 return place
         return Place(self.path, 1 if self.path else None)
 
-    def refuse(self, key: Key, what: str, remedy: str = "", *, code: str = "", place: Place | None = None) -> None:
+    def refuse(self, key: Key, what: str, remedy: str = "", *, code: str, place: Place | None = None) -> None:
         """Add a problem of `key`, by default with the place where it is written."""
         place = place or self.find_place(key)
         self.refused.add(key)
         self.problems.append(Problem(what, remedy, place.path, place.line, format_key_path(key), code=code))
 
-    def note(self, key: Key, text: str, *, code: str = "") -> None:
+    def note(self, key: Key, text: str, *, code: str) -> None:
         """Add a warning about `key` that is logged once the whole run has been accepted."""
         place = self.find_place(key)
         self.notes.append(Problem(text, "", place.path, place.line, format_key_path(key), code=code))

@@ -32,7 +32,7 @@ class LineError(Exception):
     """A line that is rejected: the reason, and the remedy."""
 
     def __init__(
-        self, reason: str, remedy: str = "", *, code: str = "", key: str | None = None, misspelled: str | None = None
+        self, reason: str, remedy: str = "", *, code: str, key: str | None = None, misspelled: str | None = None
     ) -> None:
         """`misspelled` is the key that the row has where `key` was expected."""
         self.reason = reason

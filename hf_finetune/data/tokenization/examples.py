@@ -31,7 +31,7 @@ Counted = tuple[Counter[str], Counter[str]]
 class Refuse(Protocol):
     """Records a problem of a row."""
 
-    def __call__(self, row: int, what: str, remedy: str = "", *, code: str = "") -> None: ...
+    def __call__(self, row: int, what: str, remedy: str = "", *, code: str) -> None: ...
 
 
 class ExampleBuilder:

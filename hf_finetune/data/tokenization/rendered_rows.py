@@ -133,7 +133,7 @@ class ConversationRenderer:
         self.at_once = 1
         self.shapes = Shapes(tokenizer, template, self._find_spans, by_turns=data.loss_on != "all")
 
-    def refuse(self, row: int, what: str, remedy: str = "", *, code: str = "") -> None:
+    def refuse(self, row: int, what: str, remedy: str = "", *, code: str) -> None:
         """Record a problem of row `row`; only the first ones are kept, all are counted."""
         self.problem_count += 1
         if len(self.problems) < MAX_PROBLEMS_SHOWN:

@@ -133,12 +133,12 @@ def test_lines_without_a_row_between_them_take_no_memory_each():
     lines.enter(tally, 0, 0, 1)
     for line in range(1, 2_000, 2):  # and a blank one behind each
         tally.lines += 1
-        tally.reject(line, LineError("bad", ""))
+        tally.reject(line, LineError("bad", "", code="HF010"))
         tally.lines, tally.blank = tally.lines + 1, tally.blank + 1
     assert len(lines._runs) == 1
     tally.lines, tally.accepted = tally.lines + 1, tally.accepted + 1
     tally.lines += 1
-    tally.reject(2_002, LineError("bad", ""))
+    tally.reject(2_002, LineError("bad", "", code="HF010"))
     assert (lines.count_until(2_001), lines.count_until(2_002), len(kept)) == (1_000, 1, 1_001)
 
 
