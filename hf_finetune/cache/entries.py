@@ -26,7 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.cache.keys import find_own_cache
-from hf_finetune.errors import MachineError, Problem
+from hf_finetune.errors import (
+    NO_SPACE,
+    CannotWriteError,
+    MachineError,
+    Problem,
+    advise_writing,
+    find_writing_code,
+)
 from hf_finetune.files import write_atomically
 
 BESIDE = (".json", ".rejected.jsonl", ".prints.npz")
@@ -170,6 +177,15 @@ def explain_removed(path: Path) -> MachineError:
     """Say that an entry was taken away between its being written and its being read."""
     what = "a file of the cache was removed or changed as soon as it was written"
     return MachineError(Problem(what, "start the run again", str(path), code="HF090"))
+
+
+def explain_unwritten(what: str, error: OSError) -> CannotWriteError:
+    """Say that the cache of something cannot be written, and what helps."""
+    # Against a limit of the system, or its permissions, room does not help.
+    room = error.errno is None or error.errno in NO_SPACE
+    remedy = "make room there, or set HF_DATASETS_CACHE" if room else advise_writing(error.errno)
+    said = f"the cache of {what} cannot be written ({error.strerror or error})"
+    return CannotWriteError(Problem(said, remedy, str(find_own_cache()), code=find_writing_code(error.errno)))
 
 
 def is_damaged(entry: Entry) -> bool:

@@ -15,10 +15,9 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features
 from datasets.arrow_reader import ArrowReader
 
-from hf_finetune.cache.entries import explain_removed, mark_used, read_counts, write_sidecar
+from hf_finetune.cache.entries import explain_removed, explain_unwritten, mark_used, read_counts, write_sidecar
 from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
-from hf_finetune.errors import CannotWriteError, Problem
 from hf_finetune.files import open_atomically
 
 logger = logging.getLogger(__name__)
@@ -73,10 +72,7 @@ def build_cached_dataset(
     try:
         return find_or_make(arrow, lambda: _load(arrow, needs), make)
     except OSError as error:
-        what = f"the datasets cache cannot be written: {error.strerror or error}"
-        raise CannotWriteError(
-            Problem(what, "make room there, or set HF_DATASETS_CACHE", str(arrow.parent), code="HF701")
-        ) from error
+        raise explain_unwritten("rows and tokens", error) from error
 
 
 def _load(arrow: Path, needs: tuple[str, ...]) -> tuple[Dataset, Stats] | None:

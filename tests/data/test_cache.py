@@ -180,5 +180,8 @@ def test_a_full_disk_of_the_cache_is_said_with_its_folder(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(cache, "_write_dataset", fail)
-    with pytest.raises(CannotWriteError, match=r"hf_finetune: the datasets cache cannot be written: No space left"):
+    with pytest.raises(
+        CannotWriteError,
+        match=r"hf_finetune: the cache of rows and tokens cannot be written \(No space left .*make room there.*HF702",
+    ):
         build(1, multiprocessing.Value("i", 0))

@@ -56,9 +56,9 @@ def test_what_another_limit_would_save_is_said_with_the_lines(folder):
     rows = [conversation([("a", "b" * size, True)]) for size in (1, 20, 60, 200)]
     splits, made = set_up(folder, "conversation", rows, 40, too_long="cut")
     finding, cut = find_length_faults(measure_lengths(splits, made), made)
-    assert (cut.code, cut.what) == ("HF103", "3 of 4 rows are cut inside a turn, whose end token is not trained")
+    assert (cut.code, cut.what) == ("HF103", "train: 3 of 4 rows are cut inside a turn, whose end token is not trained")
     assert finding.what == (
-        "3 of 4 rows lose their answer, or its end, at 40 tokens; 80 would lose 2, 160 would lose 1"
+        "train: 3 of 4 rows lose their answer, or its end, at 40 tokens; 80 would lose 2, 160 would lose 1"
     )
     assert (finding.code, finding.split, finding.count) == ("HF101", "train", 3)
     assert [place.line for place in finding.places] == [2, 3, 4]
@@ -107,4 +107,4 @@ def test_texts_to_classify_are_counted_as_they_are_cut(folder):
         _, facts = tokenize_labelled(splits, made.tokenizer, freeze_labels(splits, made.data), made.data, each.limit)
         assert (each.tokens, each.lost) == (facts["train"].tokens, facts["train"].truncated)
     [finding] = find_length_faults({"train": measured}, made)
-    assert finding.what == "4 of 6 rows lose their end at 5 tokens; 10 would lose 2, 20 would lose 1"
+    assert finding.what == "train: 4 of 6 rows lose their end at 5 tokens; 10 would lose 2, 20 would lose 1"

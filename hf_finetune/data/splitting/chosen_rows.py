@@ -18,14 +18,13 @@ from datasets import Dataset
 from datasets.table import InMemoryTable
 
 from hf_finetune.cache.arrays import PIECE, give_back_pages, iterate_pieces, map_numbers
-from hf_finetune.cache.entries import explain_removed, mark_used
+from hf_finetune.cache.entries import explain_removed, explain_unwritten, mark_used
 from hf_finetune.cache.holding import find_or_make
 from hf_finetune.cache.keys import compute_cache_key, place_in_cache
 from hf_finetune.data.reading.arrow import FILE, LINE, ROW_HASH
 from hf_finetune.data.splitting.assignment import Rows
 from hf_finetune.data.splitting.batches import gather_columns, iterate_columns
 from hf_finetune.environment.versions import __version__
-from hf_finetune.errors import CannotWriteError, Problem
 from hf_finetune.row_prints import UNREADABLE, map_arrays, write_arrays
 
 Facts = dict[str, Any]
@@ -73,8 +72,7 @@ def load_choice(made_from: Any, tables: Mapping[str, Dataset], choose: Callable[
 
         return find_or_make(path, lambda: _read(path), make)
     except OSError as error:
-        what = f"the rows of each split cannot be written into the datasets cache: {error.strerror or error}"
-        raise CannotWriteError(Problem(what, "make room, or set HF_DATASETS_CACHE", code="HF701")) from error
+        raise explain_unwritten("the rows of each split", error) from error
 
 
 def _build_arrays(choice: Choice, tables: Mapping[str, Dataset]) -> dict[str, npt.NDArray[Any]]:

@@ -61,7 +61,8 @@ def test_the_interval_holds_one_half_where_both_are_of_one_source():
     assert sum(each.low <= 0.5 <= each.high for each in measured) >= 17
     always_right = measure_drift(["yes"] * 100, ["no"] * 100)
     assert always_right.auc == 1
-    assert 0.9 < always_right.low < 0.98 < always_right.high < 1
+    # What was counted is within, though no classifier is known to be always right.
+    assert 0.9 < always_right.low < 0.98 < always_right.high == 1
 
 
 def test_rows_that_will_be_used_are_held_against_the_training_rows():
