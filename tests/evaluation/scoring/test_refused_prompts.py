@@ -30,7 +30,7 @@ def test_each_row_whose_prompt_is_refused_is_named(tmp_path, monkeypatch):
     splits, path = splits_of(tmp_path, "bad", "good", "worse", "bad bad")
     with pytest.raises(DataError) as refused:
         build_prompts(splits, TOKENIZER, DataSection(test="x"))
-    what = "the chat template refuses it: no (in its prompt); change the row"
+    what = "the chat template refuses it: no (in its prompt); change the row [HF141]"
     assert str(refused.value).splitlines() == [f"{path}:1: {what}", f"{path}:4: {what}", "2 problems"]
     good, _ = splits_of(tmp_path, "good", "worse")
     assert [prompt.row for prompt in build_prompts(good, TOKENIZER, DataSection(test="x"))] == [0, 1]
