@@ -46,6 +46,8 @@ ROW_HASH, SOURCE, STRATUM, GROUP = "_row_hash", "_source", "_stratum", "_group"
 FILE, LINE = "_file", "_line"
 
 
+_FORM = 2
+"""Of what is kept beside the rows: since 2 rejected lines have their codes."""
 _EXTRA_FEATURES = {
     ROW_HASH: Value("uint64"),
     SOURCE: Value("int32"),
@@ -140,7 +142,7 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
     own = get_features(row_format.becomes, decoder.labels.run_kind)
     # The version is part of the key: another one may read the same file differently.
     made_from = {
-        "version": __version__,
+        "version": (__version__, _FORM),
         "files": [(sha256, file.source) for sha256, file in zip(hashes, files, strict=True)],
         **reading.describe(),
         # The ending of a name decides how text is read: a .csv and a .jsonl of the same bytes are other rows.

@@ -233,7 +233,9 @@ def test_a_choice_of_rows_that_cannot_be_kept_is_no_mistake_in_the_data(tmp_path
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("hf_finetune.data.splitting.chosen_rows.write_arrays", fail)
-    with pytest.raises(CannotWriteError, match="cannot be written into the datasets cache: No space left on device"):
+    with pytest.raises(
+        CannotWriteError, match=r"the cache of the rows of each split cannot be written \(No space left on device\)"
+    ):
         load_splits(DataSection(train=write("rows.jsonl", make_rows(20))), "conversation", 0)
 
 
