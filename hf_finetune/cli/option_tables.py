@@ -54,7 +54,7 @@ OPTION_NAMES: dict[str, OptionNames] = {
         | {"data.columns": "--columns", "data.allow_empty": "--allow-empty", "data.task": ""},
     ),
     "new": OptionNames(
-        {"model.path": "--model"}
+        {**_NO_TEMPLATE, "model.path": "--model"}
         | dict.fromkeys(("data.train", "data.validation", "data.test", "data.columns", "data.format"), ""),
         otherwise="give it the fields of a row format first: hf-finetune rows FILE NEW --columns FIELD=COLUMN",
     ),

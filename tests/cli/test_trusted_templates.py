@@ -100,7 +100,7 @@ def test_the_remedy_for_a_limit_is_an_option_of_the_command_and_a_key_of_a_run_f
     with name_options(OPTION_NAMES[command]):
         said = str(TemplateLimitError("did not end", TEMPLATE))
     assert said.startswith("the chat template did not end on one conversation; look into it")
-    renders = command not in ("predict", "rows")
+    renders = command not in ("predict", "rows", "new")
     assert said.endswith(f", or set --trust-chat-template {DIGEST} if it is yours [HF131]") == renders
     assert "data." not in said
 
