@@ -217,7 +217,9 @@ def map_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         with zipfile.ZipFile(path) as packed:
             _check_parts(packed, path.stat().st_size)
             with path.open("rb") as file:
-                return {part.filename.removesuffix(".npy"): _map_array(file, part) for part in packed.infolist()}
+                # Once: each map keeps a file open, and a program that reads many runs may have a thousand of them.
+                whole = np.memmap(file, np.uint8, "r")
+                return {part.filename.removesuffix(".npy"): _map_array(file, part, whole) for part in packed.infolist()}
     except (struct.error, NotImplementedError, RuntimeError, OverflowError, MemoryError, TypeError) as problem:
         raise ValueError("it is written as no run writes it") from problem
 
@@ -233,7 +235,7 @@ def _check_parts(packed: zipfile.ZipFile, size: int) -> None:
         raise zipfile.BadZipFile("it has changed")
 
 
-def _map_array(file: BinaryIO, part: zipfile.ZipInfo) -> npt.NDArray[Any]:
+def _map_array(file: BinaryIO, part: zipfile.ZipInfo, whole: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     # The header in front of the content has a name and an extra field, each with its length at the end of the header.
     file.seek(part.header_offset + _HEADER - 4)
     name, extra = struct.unpack("<HH", file.read(4))
@@ -242,11 +244,13 @@ def _map_array(file: BinaryIO, part: zipfile.ZipInfo) -> npt.NDArray[Any]:
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("it is of another version")
     shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.hasobject or file.tell() - begin + math.prod(shape) * dtype.itemsize != part.file_size:
+    size = math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or file.tell() - begin + size != part.file_size:
         raise ValueError("it holds no array")
-    if not math.prod(shape):  # nothing cannot be mapped
+    if not size:  # nothing can be viewed as numbers
         return np.empty(shape, dtype)
-    return np.memmap(file, dtype, "r", file.tell(), shape)
+    array: npt.NDArray[Any] = whole[file.tell() : file.tell() + size].view(dtype).reshape(shape)
+    return array
 
 
 def _check(hashes: npt.NDArray[np.generic]) -> Hashes:

@@ -51,7 +51,7 @@ def test_a_run_leaves_a_model_its_scores_and_the_way_to_do_it_again(run_recipe, 
     }
     assert list(report) == [
         *("recipe", "run_id", "status", "settings", "data", "parameters", "train", "evaluation", "samples"),
-        *("distributed", "environment"),
+        *("distributed", "environment", "findings"),
     ]
     assert losses(report)[-1] < losses(report)[0]
     assert {"rows", "tokens", "trained_tokens", "truncated", "dropped"} <= set(report["data"]["train"])

@@ -53,10 +53,10 @@ class RunReport:
     train: dict[str, Any]
     evaluation: dict[str, Any]
     samples: list[dict[str, Any]] = field(default_factory=list)
-    findings: list[dict[str, Any]] = field(default_factory=list)
-    """What was found in the rows as the run began: code, level, what, split and count of each."""
     distributed: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    """What was found in the rows as the run began: code, level, what, split and count of each."""
 
 
 def say_folder_outside(output_dir: str) -> None:
