@@ -27,7 +27,7 @@ def check_trained_rows(run: Run) -> None:
     becomes = kinds.get(run.recipe, "conversation")
     if run.data.stream or not _are_small(run.data):
         return
-    with _hide_messages():
+    with hide_messages():
         splits = load_splits(run.data, becomes, run.train.get("seed", SEED))
         if becomes == "labelled":
             freeze_labels(splits, run.data)
@@ -44,7 +44,7 @@ def check_scored_rows(run: Run) -> None:
         return
     number = labels and read_problem_type(folder) == "regression"
     data = run.data.model_copy(update={"task": "regression"}) if number else run.data
-    with _hide_messages():
+    with hide_messages():
         load_rows(run.data.test, data, "labelled" if labels else None, run.eval.by)
 
 
@@ -55,8 +55,8 @@ def _are_small(data: DataSection) -> bool:
 
 
 @contextmanager
-def _hide_messages() -> Iterator[None]:
-    """Leave what is said about the rows to the recipe."""
+def hide_messages() -> Iterator[None]:
+    """Leave what is said about the rows to whoever says more: the recipe, or a report."""
     ours = logging.getLogger(__package__)
     before = ours.level
     ours.setLevel(logging.CRITICAL)

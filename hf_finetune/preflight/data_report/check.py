@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from hf_finetune.config import Run
 from hf_finetune.data import Splits, freeze_labels
+from hf_finetune.data.early_check import hide_messages
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, FinetuneError, MachineError
 from hf_finetune.preflight.data_report.contents import (
     count_labels,
@@ -24,7 +25,6 @@ from hf_finetune.preflight.detectors.drift import detect_drift
 from hf_finetune.preflight.detectors.duplicates import detect_duplicates
 from hf_finetune.preflight.detectors.personal import detect_personal
 from hf_finetune.preflight.lengths import find_length_faults, measure_lengths
-from hf_finetune.preflight.plan.rows import hide_messages
 from hf_finetune.preflight.token_view.rows import view_rows
 from hf_finetune.preflight.token_view.settings import (
     DEFAULT_SEED,

@@ -11,9 +11,10 @@ import numpy as np
 from datasets import Dataset
 
 from hf_finetune.config.sections import DataSection
+from hf_finetune.data.early_check import hide_messages
 from hf_finetune.data.splitting.leakage import RowLocations
 from hf_finetune.data.splitting.splits import Splits
-from hf_finetune.preflight.plan.rows import RowsFound, Spread, get_texts, hide_messages, measure
+from hf_finetune.preflight.plan.rows import RowsFound, Spread, get_texts, measure
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +14,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, List
 
 from hf_finetune.config.sections import DataSection
+from hf_finetune.data.early_check import hide_messages
 from hf_finetune.data.reading.arrow import FileStats, ReadSettings, read_role
 from hf_finetune.data.reading.format_detection import build_row_settings, choose_decoder
 from hf_finetune.data.reading.sources import DataFile
@@ -155,18 +154,6 @@ def _read_roles(
         tables[role], facts = read_role(of_role, role, settings)
         stats += facts
     return data, tables, stats
-
-
-@contextmanager
-def hide_messages() -> Iterator[None]:
-    """Leave to the run what is said of its rows."""
-    ours = logging.getLogger("hf_finetune.data")
-    before = ours.level
-    ours.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        ours.setLevel(before)
 
 
 def _count_characters(table: Dataset) -> npt.NDArray[np.int64]:
