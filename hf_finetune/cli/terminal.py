@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Generator, Iterator
@@ -79,7 +80,16 @@ def say(line: str = "", *, file: TextIO | None = None, flush: bool = False) -> N
     print(escape_control_characters(line), file=file, flush=flush)
 
 
-def wrap_line(line: str, width: int) -> list[str]:
+def say_wrapped(line: str) -> None:
+    """Print a line that a terminal would break inside of a word: there between words, in a pipe as it is."""
+    if not sys.stdout.isatty():
+        say(line)
+        return
+    for part in _wrap_line(line, shutil.get_terminal_size().columns):
+        say(part)
+
+
+def _wrap_line(line: str, width: int) -> list[str]:
     """Wrap a line between words; what goes on is indented by two more than it. A word that is longer stays whole."""
     indent = " " * (len(line) - len(line.lstrip()) + 2)
     wrapped = textwrap.wrap(

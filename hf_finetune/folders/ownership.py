@@ -256,19 +256,19 @@ def check_new_folder(output: str, remedy: str = "name another folder, or remove 
         raise ConfigError(Problem(what, remedy, path=output, code="HF705"))
 
 
-def check_new_file(path: Path, *, overwrite: bool, example: str, key: str | None = None) -> None:
+def check_new_file(path: Path, *, overwrite: bool | None, example: str, key: str | None = None) -> None:
     """Raise `ConfigError` where `path` is no file, or where one is there, or a link, without `overwrite`.
 
-    `example` is a name for the message. A path that cannot be is for whoever opens it to refuse.
+    That is None of a command that has no such option. `example` is a name for the message. A path that cannot be is for
+    whoever opens it to refuse.
     """
     # Not Path.exists(), which raises where a folder cannot be searched or a name is too long.
     if os.path.exists(path) and not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "is a device or a pipe"
         raise ConfigError(Problem(what, f"name a file, such as {example}", path=str(path), key=key, code="HF706"))
     if os.path.lexists(path) and not overwrite:
-        raise ConfigError(
-            Problem("exists already", "name another file, or add --overwrite", path=str(path), key=key, code="HF705")
-        )
+        remedy = "name another file" + ("" if overwrite is None else ", or add --overwrite")
+        raise ConfigError(Problem("exists already", remedy, path=str(path), key=key, code="HF705"))
 
 
 def _list_taken(output: str) -> list[str]:

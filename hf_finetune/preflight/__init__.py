@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hf_finetune.preflight.data_report.check import check_run
     from hf_finetune.preflight.data_report.page import render_report
     from hf_finetune.preflight.data_report.report import DataReport
-    from hf_finetune.preflight.data_report.sarif import build_sarif
+    from hf_finetune.preflight.data_report.sarif import build_sarif, is_own_sarif
     from hf_finetune.preflight.data_report.terminal import format_report
     from hf_finetune.preflight.detectors.benchmarks import detect_benchmark_overlap, read_against
     from hf_finetune.preflight.detectors.drift import detect_drift
@@ -55,6 +55,7 @@ __all__ = [
     "find_length_faults",
     "find_row",
     "format_report",
+    "is_own_sarif",
     "list_tokens",
     "load_run_rows",
     "load_token_settings",

@@ -98,7 +98,7 @@ def _measure_split(splits: Splits, split: str, settings: TokenSettings) -> Split
         if any(has_pairs(each) for each in splits.rows.values()):
             separate_pairs(settings.tokenizer)
         # One token more than the largest limit tells that a text is longer; the rest of a book need not be tokenized.
-        work = texts = TextLengths(where, settings, limits, max(limits) + 1 if limits else None)
+        work = texts = TextLengths(where, settings, limits)
         tally = texts.tally
     sizes, filled = np.zeros((len(rows), 2), np.int32), 0
     batches = iterate_batches(rows, columns)
@@ -206,7 +206,10 @@ def _describe_lost(measured: SplitLengths, settings: TokenSettings) -> Finding:
     what = f"{measured.split}: {first.lost:,} of {measured.rows:,} rows {lose} at {first.limit:,} tokens"
     saved = [f"{each.limit:,} would lose {each.lost:,}" for each in others]
     better = next((each for each in others if not each.lost), others[-1] if others else None)
-    remedy = "" if better is None else f"set {key}: {better.limit}, if the memory allows it"
+    if better is None or better.lost == first.lost:
+        remedy = "shorten these rows, or leave them as they are: no limit that the model takes saves any of them"
+    else:
+        remedy = f"set {key}: {better.limit}, if the memory allows it"
     places = measured.places.get(f"lost {first.limit}", ())
     return Finding(
         "HF101", "; ".join([what, ", ".join(saved)]) if saved else what, measured.split, first.lost, places, remedy

@@ -166,10 +166,10 @@ class DocumentLengths:
 
 
 class TextLengths:
-    """Texts to classify -> the sizes of each, up to `most` tokens, and counts; `workers.RowWork`."""
+    """Texts to classify -> the sizes of each, and counts; `workers.RowWork`."""
 
-    def __init__(self, where: Locate, settings: TokenSettings, limits: Sequence[int], most: int | None) -> None:
-        self.where, self.tokenizer, self.limits, self.most = where, settings.tokenizer, tuple(limits), most
+    def __init__(self, where: Locate, settings: TokenSettings, limits: Sequence[int]) -> None:
+        self.where, self.tokenizer, self.limits = where, settings.tokenizer, tuple(limits)
         self.tally = Tally()
 
     def read(self, first: int, table: pa.Table) -> tuple[int, list[str], list[str | None]]:
@@ -180,7 +180,7 @@ class TextLengths:
         """Tokenize them."""
         first, texts, pairs = read
         with name_rows(lambda number: self.where(first + number)):
-            return first, texts, encode_texts(self.tokenizer, texts, pairs, self.most).input_ids
+            return first, texts, encode_texts(self.tokenizer, texts, pairs, None).input_ids
 
     def build(self, encoded: tuple[int, list[str], list[list[int]]]) -> Sizes:
         """The sizes of rows; a label is learned from all tokens."""

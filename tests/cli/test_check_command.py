@@ -179,6 +179,44 @@ def test_what_a_run_is_refused_for_is_said_beside_the_rest(folder):
     assert re.search(r"^train +39 +-", said, re.M)
 
 
+@pytest.mark.parametrize("option", ["--html", "--sarif"])
+def test_nothing_of_somebody_else_is_written_over_and_a_folder_is_missed_before_rows_are_read(folder, option):
+    run, rows = folder / "sft.yaml", folder / "train.jsonl"
+    before = run.read_bytes(), rows.read_bytes()
+    for taken in (run, rows, folder, "/dev/null"):
+        with pytest.raises(ConfigError, match=r"is there already, and no (page|report) of ours.*HF705"):
+            check(folder / "no.yaml", option, taken)
+    for nowhere in (folder / "none" / "out", "-"):
+        with pytest.raises(ConfigError, match=r"name a file in a folder that is there \[HF706\]"):
+            check(folder / "no.yaml", option, nowhere)
+    assert before == (run.read_bytes(), rows.read_bytes())
+
+
+def test_a_page_and_a_report_of_one_name_are_refused(folder):
+    with pytest.raises(ConfigError, match="is also --html"):
+        check(folder / "sft.yaml", "--html", folder / "both", "--sarif", folder / "both")
+    assert not (folder / "both").exists()
+
+
+def test_copies_between_splits_that_are_drawn_from_one_file_are_no_error(folder):
+    rows = [{"text": f"ticket {number % 40} says this", "label": TEAMS[number % 2]} for number in range(80)]
+    (folder / "repeated.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = (f"data.train={folder / 'repeated.jsonl'}", "data.validation=null", "data.validation_fraction=0.3")
+    found = json.loads(check(folder / "classification.yaml", *settings, "--json"))["findings"]
+    assert {each["level"] for each in found if each["code"] == "HF202"} <= {"warning"}
+    assert not any("one of the two files" in each["remedy"] for each in found)
+
+
+def test_rows_longer_than_any_limit_are_measured_whole(folder):
+    rows = [{"text": "word " * size, "label": TEAMS[size % 2]} for size in (1, 2, 400)]
+    (folder / "long.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = (f"data.train={folder / 'long.jsonl'}", "data.validation=null", "data.max_length=16")
+    report = json.loads(check(folder / "classification.yaml", *settings, "--json", code=2))  # a label of one row
+    assert report["splits"]["train"]["lengths"]["percentiles"]["max"] > 400
+    (lost,) = [each for each in report["findings"] if each["code"] == "HF101"]
+    assert lost["remedy"].startswith("shorten these rows")
+
+
 def test_a_run_that_cannot_be_read_is_json_too(folder):
     arguments = ["check", str(folder / "sft.yaml"), "train.max_lenght=3", "--json"]
     done = CliRunner().invoke(app, arguments)

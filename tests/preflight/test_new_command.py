@@ -190,3 +190,15 @@ def test_the_model_that_is_taken_unasked_is_of_the_kind_that_the_rows_need(monke
     assert model_choice.choose_model(reading, machine, None)[0] == first
     assert "huge" not in {each.path for each in model_choice.rank_models(MODELS, reading, machine)}
     assert choices.FILLED < 1
+
+
+def test_a_file_without_a_name_is_refused(new, here):
+    assert new("", "--model", "scratch", code=2) == "a file has no name; name a file of rows [HF001]\n"
+    assert not list(here.glob("*.yaml"))
+
+
+def test_what_a_terminal_would_obey_in_the_name_of_a_column_is_escaped(new, here):
+    (here / "odd.csv").write_text("\u202etext,\x1b[31mlabel\n" + "one thing,a\nanother thing,b\n" * 20)
+    said = new("odd.csv", "--model", "scratch")
+    written = (here / "run.yaml").read_text()
+    assert not any(sign in said + written for sign in ("\x1b", "\u202e"))

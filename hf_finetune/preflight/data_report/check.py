@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from hf_finetune.config import Run
@@ -24,6 +25,7 @@ from hf_finetune.preflight.detectors.benchmarks import detect_benchmark_overlap,
 from hf_finetune.preflight.detectors.drift import detect_drift
 from hf_finetune.preflight.detectors.duplicates import detect_duplicates
 from hf_finetune.preflight.detectors.personal import detect_personal
+from hf_finetune.preflight.findings import Finding
 from hf_finetune.preflight.lengths import find_length_faults, measure_lengths
 from hf_finetune.preflight.token_view.rows import view_rows
 from hf_finetune.preflight.token_view.settings import (
@@ -54,7 +56,8 @@ def check_run(
     report = DataReport(name, run.recipe)
     with hide_messages():  # of the data: the report says more
         # These first: of a mistyped name it is said at once, and not when all rows have been read.
-        others = {path: read_against(path) for path in dict.fromkeys([*benchmarks, *([against] if against else [])])}
+        names = dict.fromkeys([*benchmarks, *([against] if against else [])])
+        others = {path: read_against(path, run.data) for path in names}
         splits = _read_rows(report, run)
         if splits is None:
             return report, []
@@ -137,5 +140,23 @@ def _search(report: DataReport, splits: Splits, run: Run, against: tuple[Splits,
         "personal": detect_personal(splits),
         "drift": detect_drift(splits, int(run.train.get("seed", DEFAULT_SEED)), against),
     }.items():
-        report.findings += findings
+        report.findings += [_weigh_drawn(finding, splits) for finding in findings]
         report.counts[kind] = counts
+
+
+def _weigh_drawn(finding: Finding, splits: Splits) -> Finding:
+    """A finding about a split that the run draws from the rows for training: there are no two files to choose from."""
+    if finding.split in (None, "train") or any(file.role == finding.split for file in splits.files):
+        return finding
+    if finding.code == "HF202":  # of labelled rows, which stay in both; the run says so, and goes on
+        return replace(finding, weight="warning", remedy=_ONE_FILE)
+    if finding.code in ("HF203", "HF205"):
+        return replace(finding, remedy=_ONE_FILE)
+    if finding.code == "HF381":
+        return replace(
+            finding, weight="note", remedy="the split is drawn by groups: a score on it is one on new groups"
+        )
+    return finding
+
+
+_ONE_FILE = "take repeated rows out of the file, or split it by what they have in common with data.group_by"

@@ -29,6 +29,14 @@ def build_sarif(report: DataReport) -> dict[str, Any]:
     return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
 
 
+def is_own_sarif(path: Path) -> bool:
+    """Whether a file is one that `build_sarif` made."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return _SCHEMA in file.read(200)
+
+
 def _describe_rule(name: str) -> dict[str, Any]:
     code = CODES[name]
     return {

@@ -18,17 +18,21 @@ from hf_finetune.preflight.detectors.texts import list_pairs, number_rows
 from hf_finetune.preflight.findings import MAX_PLACES, Finding
 
 
-def read_against(path: str) -> Splits:
-    """Read a file of rows of any format as one split, `test`. Raises DataError, of the kind of row it is closest to."""
-    data = DataSection(train=path)
+def read_against(path: str, as_in: DataSection | None = None) -> Splits:
+    """Read a file of rows of any format as one split, `test`, first with the names of columns that a run has.
+
+    Raises DataError, of the kind of row it is closest to.
+    """
+    plain = DataSection(train=path)
+    own = plain if as_in is None else plain.model_copy(update=as_in.model_dump(include={"columns", "format", "task"}))
     # Labelled rows are asked for by name: without a kind, conversations and documents alone are taken.
-    tries: tuple[Kind | None, ...] = ("labelled", None)
-    for becomes in tries[:-1]:
+    tries: tuple[tuple[DataSection, Kind | None], ...] = ((own, "labelled"), (own, None), (plain, "labelled"))
+    for data, becomes in tries:
         try:
             return load_rows(path, data, becomes)
         except DataError:
             continue
-    return load_rows(path, data, None)
+    return load_rows(path, plain, None)
 
 
 def detect_benchmark_overlap(splits: Splits, against: Splits, name: str) -> tuple[list[Finding], dict[str, Any]]:

@@ -18,6 +18,7 @@ from datasets import Dataset
 from hf_finetune.data.reading.formats import FORMATS
 from hf_finetune.data.splitting.assignment import Rows
 from hf_finetune.data.splitting.splits import Splits
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.detectors.personal_shapes import SEEN_BEFORE, Kind, Shape, compile_shapes
 from hf_finetune.preflight.detectors.texts import iterate_texts, number_rows
 from hf_finetune.preflight.findings import MAX_PLACES, Finding, Place
@@ -76,7 +77,7 @@ def detect_personal(splits: Splits) -> tuple[list[Finding], dict[str, Any]]:
 
 def _build_finding(split: str, kind: Kind, seen: _Seen) -> Finding:
     code, name = CODES_OF_KINDS[kind]
-    what = f"{split}: {seen.found:,} {name}, in {seen.rows:,} row{'s' * (seen.rows != 1)}"
+    what = f"{split}: {name}: {seen.found:,}, in {say_count(seen.rows, 'row')}"
     return Finding(code, what, split, seen.rows, tuple(seen.places))
 
 

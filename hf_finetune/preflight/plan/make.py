@@ -84,7 +84,9 @@ def make_run_file(
     Raises ConfigError where the file is there already or the task does not fit the rows, DataError for files that hold
     no rows, ModelError for a model that cannot be read.
     """
-    check_new_file(Path(output), overwrite=False, example="run.yaml", key="--output")
+    if not all(files):
+        raise ConfigError(Problem("a file has no name", "name a file of rows", code="HF001"))
+    check_new_file(Path(output), overwrite=None, example="run.yaml", key="--output")
     new = plan_run(files, model=model, task=task, output=output, ask=ask)
     try:
         with make_parents(Path(output)):

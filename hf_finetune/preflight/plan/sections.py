@@ -240,6 +240,9 @@ def _count_steps(found: Found, recipe: RecipeName, fit: Fit) -> int:
     rows = found.rows.counts["train"]
     if recipe == "continued_pretraining":
         rows = max(1, found.tokens.total // fit.length)
+    # What is held out of the rows is not trained.
+    held_out = [float(each.value) for each in _choose_splits(found, recipe) if each.key.endswith("_fraction")]
+    rows = round(rows * (1 - sum(held_out)))
     return max(1, rows // (fit.per_device * fit.accumulation * found.machine.devices))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from hf_finetune.preflight.plan.choices import Setting
+from hf_finetune.privacy import escape_control_characters
 
 WIDTH = 116
 _PLAIN = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
@@ -32,7 +33,8 @@ def write_run_file(header: Sequence[str], settings: Iterable[Setting]) -> str:
 
 def _write_setting(setting: Setting, key: str, indent: str) -> Iterator[str]:
     line = f"{indent}{key}: {format_value(setting.value)}"
-    why = " ".join(setting.why.split())
+    # A name of a column or a file may hold what YAML, or a terminal, would take for something else.
+    why = escape_control_characters(" ".join(setting.why.split()))
     if not why:
         yield line
     elif len(line) + len(why) + 3 <= WIDTH:
@@ -44,6 +46,7 @@ def _write_setting(setting: Setting, key: str, indent: str) -> Iterator[str]:
 
 def _comment(text: str, indent: str) -> list[str]:
     mark = f"{indent}# "
+    text = escape_control_characters(text)
     return textwrap.wrap(text, WIDTH, initial_indent=mark, subsequent_indent=mark, break_long_words=False) or ["#"]
 
 

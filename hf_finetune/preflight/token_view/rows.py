@@ -113,6 +113,6 @@ def _describe_missing(splits: Splits, path: str, line: int) -> Problem:
         reason, code = rejected[0]
         return Problem(f"the row is left out: {reason}", "correct it, or name another", path, line, code=code)
     if line > files[0].lines:
-        return Problem(f"the file has {files[0].lines:,} lines", "name one of them", path, line, code="HF094")
+        return Problem("the file ends before this line", "name another line", path, line, code="HF094")
     what = "no row of the run stands here: the line is blank, or its row is left out or repeats another"
     return Problem(what, "name another line", path, line, code="HF094")

@@ -57,7 +57,7 @@ def test_findings_name_the_lines_and_never_what_is_on_them():
         ("HF401", "test", 1, [1]),
     ]
     assert findings[0].places[0] == Place("train.jsonl", 2)
-    assert findings[0].what == "train: 3 e-mail addresses, in 2 rows"
+    assert findings[0].what == "train: e-mail addresses: 3, in 2 rows"
     assert counts["train"]["email"] == {"found": 3, "rows": 2}
     assert counts["test"]["card"] == {"found": 0, "rows": 0}
     assert not any(hidden in repr((findings, counts)) for hidden in (secret, "ann.lee", "nn.lee"))

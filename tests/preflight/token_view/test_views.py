@@ -247,5 +247,5 @@ def test_a_row_is_found_by_its_file_and_line(folder):
     assert find_row(splits, str(folder / "." / "train.jsonl"), 1) == ("train", 0)
     with pytest.raises(DataError, match="is no file of this run; its files are"):
         find_row(splits, "other.jsonl", 1)
-    with pytest.raises(DataError, match=r"train\.jsonl:3: the file has 2 lines; name one of them"):
+    with pytest.raises(DataError, match=r"train\.jsonl:3: the file ends before this line; name another line"):
         find_row(splits, str(folder / "train.jsonl"), 3)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from hf_finetune.cli.commands.preflight.tokens import RUN_FILES, check_page, print_views
-from hf_finetune.cli.terminal import Json, print_json, say, wrap_line
+from hf_finetune.cli.commands.preflight.tokens import RUN_FILES, check_folder, check_page, print_views
+from hf_finetune.cli.terminal import Json, print_json, say, say_wrapped
 from hf_finetune.errors import EXIT_REFUSED, ConfigError, FinetuneError, MachineError, Problem, translate_machine_errors
 from hf_finetune.shell import shell_path
 
@@ -44,8 +44,7 @@ def check(
 
     Ends with exit code 2 where a run would be refused, or an error is found.
     """
-    if html is not None:
-        check_page(html)
+    _check_outputs(html, sarif)
     shown = show or (_ROWS_OF_A_PAGE if html is not None else 0)
     report, views = _look(run_file, settings or [], (against, benchmark or [], shown), sarif, as_json=as_json)
     if sarif is not None:
@@ -59,6 +58,23 @@ def check(
     counts = report.count_levels()
     if counts["error"] or (strict and counts["warning"]):
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _check_outputs(html: Path | None, sarif: Path | None) -> None:
+    """Raise `ConfigError` where what is asked for cannot be written, or would take the place of something else."""
+    from hf_finetune.preflight import is_own_sarif
+
+    if html is not None:
+        check_page(html)
+    if sarif is None:
+        return
+    check_folder(sarif, "--sarif")
+    # A data file or the run file itself may be named by mistake: nothing of somebody else is written over.
+    if os.path.lexists(sarif) and not is_own_sarif(sarif):
+        what, remedy = "is there already, and no report of ours", "name another file with --sarif"
+        raise ConfigError(Problem(what, remedy, path=str(sarif), key="--sarif", code="HF705"))
+    if html is not None and html.resolve() == sarif.resolve():
+        raise ConfigError(Problem("is also --html", "name another file", path=str(sarif), key="--sarif", code="HF606"))
 
 
 def _look(
@@ -96,11 +112,8 @@ def _look(
 def _print_report(report: DataReport, views: list[TokenView]) -> None:
     from hf_finetune.preflight import format_report
 
-    # A terminal would break a line inside of a word; a pipe has each finding on one line.
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     for line in format_report(report):
-        for part in [line] if width is None else wrap_line(line, width):
-            say(part)
+        say_wrapped(line)
     if views:
         say()
         print_views(views, as_list=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hf_finetune.cli.terminal import Json, print_json, say
+from hf_finetune.cli.terminal import Json, print_json, say, say_wrapped
 
 if TYPE_CHECKING:
     from hf_finetune.preflight import Candidate, NewRun
@@ -50,16 +50,21 @@ def _ask_for_model(models: Sequence[Candidate], default: str) -> str:
 
 
 def _say_made(made: NewRun) -> None:
+    from hf_finetune.metric_info import choose_verb, say_count
     from hf_finetune.shell import shell_path
 
     rows = made.found.rows
-    counts = ", ".join(f"{count:,} rows for {role}" for role, count in rows.counts.items())
-    say(f"{', '.join(map(shell_path, made.found.files['train']))}: {counts}, format {made.found.reading.format}")
+    counts = ", ".join(f"{say_count(count, 'row')} for {role}" for role, count in rows.counts.items())
+    say_wrapped(
+        f"{', '.join(map(shell_path, made.found.files['train']))}: {counts}, format {made.found.reading.format}"
+    )
     if rows.rejected:
-        say(f"  {rows.rejected:,} rows are rejected, the first {rows.first_rejected}")
+        said = choose_verb(rows.rejected, "is", "are")
+        say_wrapped(f"  {say_count(rows.rejected, 'row')} {said} rejected, the first {rows.first_rejected}")
     if rows.repeats:
-        say(f"  {rows.repeats:,} rows repeat an earlier one")
-    say(f"{shell_path(made.path)}: recipe {made.recipe}: {made.why}")
-    say(f"  model {made.found.model_path or 'from scratch'}: {made.why_model}. Next:")
+        repeats = choose_verb(rows.repeats, "repeats", "repeat")
+        say_wrapped(f"  {say_count(rows.repeats, 'row')} {repeats} an earlier one")
+    say_wrapped(f"{shell_path(made.path)}: recipe {made.recipe}: {made.why}")
+    say_wrapped(f"  model {made.found.model_path or 'from scratch'}: {made.why_model}. Next:")
     for command in made.commands:
         say(f"  {command}")

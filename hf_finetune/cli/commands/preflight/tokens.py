@@ -69,14 +69,21 @@ def _check_asked(source: str, settings: list[str], *, of_run: bool, chat: bool, 
 
 
 def check_page(page: Path) -> None:
-    """Raise `ConfigError` where a file of somebody else stands."""
+    """Raise `ConfigError` where no page can be written, or a file of somebody else stands."""
     from hf_finetune.pages import is_writable_page
 
+    check_folder(page, "--html")
     if not is_writable_page(page):
         remedy = "name another file with --html"
-        raise ConfigError(
-            Problem("is there already, and no page of ours", remedy, path=str(page), key="--html", code="HF705")
-        )
+        problem = Problem("is there already, and no page of ours", remedy, path=str(page), key="--html", code="HF705")
+        raise ConfigError(problem)
+
+
+def check_folder(path: Path, option: str) -> None:
+    """Raise `ConfigError` where the folder of a file that is to be written is not there: before anything is read."""
+    if str(path) == "-" or not path.parent.is_dir():
+        what = "is no name of a file" if str(path) == "-" else f"there is no folder {path.parent}"
+        raise ConfigError(Problem(what, "name a file in a folder that is there", str(path), key=option, code="HF706"))
 
 
 def _view_text(model: str, text: str, trusted: str | None, chat: bool) -> list[TokenView]:
