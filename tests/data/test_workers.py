@@ -226,8 +226,10 @@ def test_results_that_are_wanted_no_more_leave_no_process():
     assert not multiprocessing.active_children()
 
 
+# A shell has what it runs in the background ignore Ctrl-C, and so would all that is started there.
 RUN = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = {paths!r}
 from test_workers import Work, cut, map_rows
 def slowly(number):
