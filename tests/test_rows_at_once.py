@@ -42,7 +42,6 @@ MAY = {
     "evaluation/scoring/counterfactual_rows.py::swap_rows": _SCORED,
     "models/adapters/token_rows.py::count_token_rows": "rows of an embedding, by the vocabulary",
     "preflight/row_lengths.py::read": _BATCH,
-    "preflight/data_report/contents.py::count_labels": "a count for each label, not for each row",
     "preflight/token_view/conversations.py::_view_row": "the examples of one row",
     "preflight/token_view/conversations.py::_label_whole": "the example of one row",
     "preflight/token_view/labelled.py::encode_spans": "the tokens of one row",

@@ -45,3 +45,10 @@ class Finding:
     def level(self) -> Level:
         """How bad it is."""
         return self.weight or self.about.level
+
+    def name_places(self) -> list[str]:
+        """Name each place, `rows.jsonl:3`; of a pair both, `valid.jsonl:3 (and train.jsonl:7)`."""
+        named = [f"{place.path}:{place.line}" for place in self.places]
+        if not self.pairs:
+            return named
+        return [f"{one} (and {other})" for one, other in zip(named[::2], named[1::2], strict=True)]

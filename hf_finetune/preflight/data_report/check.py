@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -36,8 +35,6 @@ from hf_finetune.preflight.token_view.settings import (
     name_row_kind,
 )
 from hf_finetune.preflight.token_view.spans import TokenView
-
-logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -140,11 +137,11 @@ def _search(report: DataReport, splits: Splits, run: Run, against: tuple[Splits,
         "personal": detect_personal(splits),
         "drift": detect_drift(splits, int(run.train.get("seed", DEFAULT_SEED)), against),
     }.items():
-        report.findings += [_weigh_drawn(finding, splits) for finding in findings]
+        report.findings += [_weigh_drawn(finding, splits, run) for finding in findings]
         report.counts[kind] = counts
 
 
-def _weigh_drawn(finding: Finding, splits: Splits) -> Finding:
+def _weigh_drawn(finding: Finding, splits: Splits, run: Run) -> Finding:
     """A finding about a split that the run draws from the rows for training: there are no two files to choose from."""
     if finding.split in (None, "train") or any(file.role == finding.split for file in splits.files):
         return finding
@@ -152,7 +149,7 @@ def _weigh_drawn(finding: Finding, splits: Splits) -> Finding:
         return replace(finding, weight="warning", remedy=_ONE_FILE)
     if finding.code in ("HF203", "HF205"):
         return replace(finding, remedy=_ONE_FILE)
-    if finding.code == "HF381":
+    if finding.code == "HF381" and run.data.group_by is not None:
         return replace(
             finding, weight="note", remedy="the split is drawn by groups: a score on it is one on new groups"
         )

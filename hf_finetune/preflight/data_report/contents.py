@@ -6,16 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from hf_finetune.codes import CODES
 from hf_finetune.config import Run
 from hf_finetune.data import Splits, iterate_rejected_lines
-from hf_finetune.data.splitting.batches import iterate_batches
 from hf_finetune.preflight.data_report.report import SplitReport
 from hf_finetune.preflight.detectors.drift import draw_texts
-from hf_finetune.preflight.detectors.texts import number_rows
+from hf_finetune.preflight.detectors.texts import tally_labels
 from hf_finetune.preflight.findings import MAX_PLACES, Finding, Place
 from hf_finetune.preflight.plan.contents import find_languages
 from hf_finetune.preflight.plan.rules import half_width
@@ -52,16 +49,10 @@ def count_labels(splits: Splits, split: str) -> dict[str, int]:
     rows = splits.rows[split]
     if "label" not in rows.column_names:
         return {}
-    counts: Counter[str] = Counter()
-    for _, batch in iterate_batches(rows.select_columns(["label"]), number_rows(rows)[0]):
-        labels = batch.column(0)
-        if pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type):
-            labels = labels.flatten()
-        if not pa.types.is_string(labels.type) and not pa.types.is_large_string(labels.type):
-            return {}
-        for found in pc.value_counts(labels).to_pylist():
-            counts[found["values"]] += found["counts"]
-    return dict(counts.most_common())
+    label = rows.features["label"]
+    if getattr(label, "feature", label).dtype not in ("string", "large_string"):
+        return {}
+    return dict(tally_labels(rows).most_common())
 
 
 def find_label_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:

@@ -8,7 +8,6 @@ from importlib.resources import files
 from hf_finetune.errors import format_problems
 from hf_finetune.pages import hash_style, make_environment, read_shared_style
 from hf_finetune.preflight.data_report.report import LEVELS, DataReport
-from hf_finetune.preflight.findings import Finding
 from hf_finetune.preflight.token_view.page import KINDS, draw_views, read_template
 from hf_finetune.preflight.token_view.spans import TokenView
 
@@ -26,20 +25,13 @@ def render_report(report: DataReport, views: Sequence[TokenView]) -> str:
             report=report,
             levels=[(level, counts[level]) for level in LEVELS],
             problems=format_problems(report.problems),
-            findings=[(each, _list_places(each)) for each in report.sort_findings()],
+            findings=[(each, each.name_places()[:_PLACES]) for each in report.sort_findings()],
             shown=draw_views(views),
             kinds=KINDS,
             css=css,
             css_hash=hash_style(css),
         )
     )
-
-
-def _list_places(finding: Finding) -> list[str]:
-    named = [f"{place.path}:{place.line}" for place in finding.places[: 2 * _PLACES]]
-    if finding.pairs:
-        named = [f"{one} and {other}" for one, other in zip(named[::2], named[1::2], strict=True)]
-    return named[:_PLACES]
 
 
 def _read_any(name: str) -> str:

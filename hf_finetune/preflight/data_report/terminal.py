@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from hf_finetune.errors import format_problems
 from hf_finetune.preflight.data_report.report import DataReport, SplitReport
-from hf_finetune.preflight.findings import Finding, Place
+from hf_finetune.preflight.findings import Finding
 from hf_finetune.preflight.lengths import AtLimit, SplitLengths
 from hf_finetune.privacy import escape_control_characters
 
@@ -93,19 +93,8 @@ def format_finding(finding: Finding) -> Iterator[str]:
 
 
 def _list_places(finding: Finding) -> str:
-    places = finding.places
-    if finding.pairs:
-        shown = [
-            f"{_format_place(one)} (and {_format_place(other)})"
-            for one, other in zip(places[::2], places[1::2], strict=True)
-        ]
-    else:
-        shown = [_format_place(place) for place in places]
+    shown = [escape_control_characters(place) for place in finding.name_places()[: _SHOWN + 1]]
     return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
-
-
-def _format_place(place: Place) -> str:
-    return f"{escape_control_characters(place.path)}:{place.line}"
 
 
 def _count(report: DataReport) -> str:

@@ -1,7 +1,8 @@
-"""The texts of rows of any format, some thousand at a time."""
+"""The texts and labels of rows of any format, some thousand at a time."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,6 +59,17 @@ def _join_messages(messages: Any) -> pa.Array:
     ends = np.cumsum(messages.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))
     offsets = pa.array(np.append(0, ends).astype(np.int32))
     return pc.binary_join(pa.ListArray.from_arrays(offsets, said), "\n")
+
+
+def tally_labels(rows: Dataset) -> Counter[str]:
+    """Count the rows of each label; one that has several counts with each."""
+    counts: Counter[str] = Counter()
+    for _, batch in iterate_batches(rows.select_columns(["label"]), number_rows(rows)[0]):
+        column = batch.column(0)
+        values = column.flatten() if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) else column
+        for each in pc.value_counts(values):
+            counts[str(each["values"].as_py())] += each["counts"].as_py()
+    return counts
 
 
 def list_places(splits: Splits, split: str, rows: Rows) -> tuple[Place, ...]:

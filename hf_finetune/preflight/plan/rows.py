@@ -22,6 +22,7 @@ from hf_finetune.data.splitting.assignment import Rows, sort_distinct
 from hf_finetune.data.splitting.batches import iterate_batches
 from hf_finetune.data.splitting.leakage import get_row_hashes
 from hf_finetune.errors import DataError, add_code
+from hf_finetune.preflight.detectors.texts import tally_labels
 from hf_finetune.preflight.plan.columns import Reading
 from hf_finetune.preflight.plan.contents import Column
 
@@ -76,7 +77,7 @@ def look_at_rows(files: Mapping[str, Sequence[DataFile]], data: DataSection, rea
     train = tables["train"]
     # Hashes, for the rows themselves may not fit into the memory.
     hashes = get_row_hashes(train)
-    labels = _count_labels(train) if reading.becomes == "labelled" and reading.task != "regression" else Counter()
+    labels = tally_labels(train) if reading.becomes == "labelled" and reading.task != "regression" else Counter()
     used = {*reading.columns.values(), *reading.columns}
     group = _find_group(reading.fields, used, len(reading.first))
     several = reading.becomes == "labelled" and has_several_labels(train)
@@ -179,17 +180,6 @@ def _measure_batch(batch: pa.RecordBatch) -> npt.NDArray[np.int64]:
         if name in names:
             total += pc.utf8_length(batch.column(name)).fill_null(0).to_numpy(zero_copy_only=False)
     return total
-
-
-def _count_labels(table: Dataset) -> Counter[str]:
-    """Count the rows of each label."""
-    counts: Counter[str] = Counter()
-    for _, batch in iterate_batches(table, np.arange(len(table), dtype=np.int64)):
-        column = batch.column("label")
-        values = column.flatten() if pa.types.is_list(column.type) or pa.types.is_large_list(column.type) else column
-        for each in pc.value_counts(values):
-            counts[str(each["values"].as_py())] += each["counts"].as_py()
-    return counts
 
 
 def _find_group(fields: Mapping[str, Column], used: set[str], rows: int) -> Column | None:
