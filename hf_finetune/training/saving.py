@@ -23,8 +23,11 @@ from hf_finetune.folders.decision_record import DECISION
 from hf_finetune.models.classification_head import find_classification_head, fold_decision
 from hf_finetune.models.decision import Decision, write_decision
 from hf_finetune.models.files.adapter import is_adapter
+from hf_finetune.models.sharding import get_own_part
 from hf_finetune.models.verification import compute_probe_logits, find_save_dtype, verify_saved
 from hf_finetune.training.allocator import return_freed_memory
+from hf_finetune.training.sharding.gather import gather_weights, is_split
+from hf_finetune.training.sharding.saved import verify_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +45,8 @@ def save_verified(trainer: Trainer, decision: Decision | None = None) -> None:
     """Save model or adapter and tokenizer to `output_dir`, reload them and compare logits; call it on every rank.
 
     They are written and compared aside, with a classifier's `decision`, and then take the place of what was there. For
-    an adapter, the base is loaded a second time. Raises `ModelError` where the logits differ, and `NonFiniteError`
+    an adapter, the base is loaded a second time. Of a model that is split over processes the files are read back and
+    their tensors compared, so that no process needs a second model. Raises `ModelError` where the logits differ, and `NonFiniteError`
     where they are NaN or infinite.
     """
     folder = Path(str(trainer.args.output_dir))
@@ -51,11 +55,15 @@ def save_verified(trainer: Trainer, decision: Decision | None = None) -> None:
     if trainer.is_world_process_zero():
         shutil.rmtree(aside, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+    whole = gather_weights(trainer) if is_split(trainer) else None
     try:
-        trainer.save_model(str(aside))
+        if whole is None:
+            trainer.save_model(str(aside))
+        elif trainer.args.should_save:
+            trainer._save(str(aside), state_dict=dict(whole))  # out of which what is written is taken
         release_optimizer(trainer)
         if trainer.is_world_process_zero():
-            _complete(trainer, aside, saved_in)
+            _complete(trainer, aside, saved_in, whole)
             if decision is not None:
                 write_decision(decision, str(aside))
             replace_model(aside, folder)
@@ -65,22 +73,28 @@ def save_verified(trainer: Trainer, decision: Decision | None = None) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def _complete(trainer: Trainer, aside: Path, saved_in: torch.dtype) -> None:
-    """Make a saved model what it is to be, and compare it with the live one."""
+def _complete(trainer: Trainer, aside: Path, saved_in: torch.dtype, whole: dict[str, Tensor] | None) -> None:
+    """Make a saved model what it is to be, and compare it with the live one, or with its `whole` weights."""
     # transformers 5.23 pickles its arguments, with Hub token and local paths, which a shared folder would leak.
     # Can go when `Trainer._save` writes no pickle.
     (aside / "training_args.bin").unlink(missing_ok=True)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not is_adapter(aside):
         write_in_precision(aside, saved_in)
-        verify_saved(model, aside, shown=aside.parent)
+        if whole is None:
+            verify_saved(model, aside, shown=aside.parent)
+        else:
+            verify_tensors(aside, whole, shown=aside.parent)
         return
     from hf_finetune.models.adapters.attach import save_adapter, verify_adapter  # peft: only for an adapter
 
     (aside / "README.md").unlink(missing_ok=True)  # peft's template, not filled in
     tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs
     save_adapter(model, aside, tokenizer)
-    verify_adapter(model, aside, shown=aside.parent)
+    if whole is None:
+        verify_adapter(model, aside, shown=aside.parent)
+    else:
+        verify_tensors(aside, whole, shown=aside.parent)
 
 
 def replace_model(aside: Path, folder: Path) -> None:
@@ -123,7 +137,7 @@ def _round_weights(trainer: Trainer) -> torch.dtype:
     if not isinstance(model, PreTrainedModel):
         return torch.float32
     dtype = find_save_dtype(model)
-    weights = [weight for weight in model.parameters() if weight.is_floating_point()]
+    weights = [get_own_part(weight) for weight in model.parameters() if weight.is_floating_point()]
     if all(weight.element_size() <= dtype.itemsize for weight in weights):
         return dtype
     beyond = sum(int((weight.abs() > torch.finfo(dtype).max).sum()) for weight in weights)
@@ -132,7 +146,7 @@ def _round_weights(trainer: Trainer) -> torch.dtype:
         logger.warning(words, f"{beyond:,}", _name(dtype), extra={"code": "HF942"})
         return torch.float32
     for weight in weights:
-        weight.data = weight.data.to(dtype).to(weight.dtype)
+        weight.copy_(weight.to(dtype))
     share = torch.finfo(dtype).eps / 2
     logger.info("saved in %s (model.save_dtype): each weight is rounded by %.1e of itself at most", _name(dtype), share)
     return dtype

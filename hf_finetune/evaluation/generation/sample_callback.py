@@ -19,6 +19,7 @@ from transformers import (
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.evaluation.generation.display import format_logged
 from hf_finetune.evaluation.generation.prompts import Sample, answer_prompts, check_prompts, continue_prompts
+from hf_finetune.models.sharding import is_sharded
 from hf_finetune.privacy import OF_LINES
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class SamplePrompts(TrainerCallback):
         self.settings = settings
         self.chat = chat
         self.samples: list[tuple[int, Sample]] = []
-        """(step, sample), oldest first; on the main process only."""
+        """(step, sample), oldest first; on the main process, and on those that share a model with it."""
         self.on_sample: Callable[[str, str], object] = _ignore_sample
         """Called with the prompt and the continuation of each sample, for a display to show."""
         self.ended = False
@@ -53,8 +54,8 @@ class SamplePrompts(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         # A resumed run begins at a later step: its model is not the one before training, which has spoken already.
-        if self.chat and model is not None and state.global_step == 0 and state.is_world_process_zero:
-            self.take(model, 0)
+        if self.chat and state.global_step == 0 and model is not None:
+            self.take(model, 0, main=state.is_world_process_zero)
 
     def on_evaluate(
         self,
@@ -64,8 +65,8 @@ class SamplePrompts(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        if model is not None and state.is_world_process_zero and not self.ended:
-            self.take(model, state.global_step)
+        if model is not None and not self.ended:
+            self.take(model, state.global_step, main=state.is_world_process_zero)
 
     def on_train_end(
         self,
@@ -75,15 +76,18 @@ class SamplePrompts(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        if model is not None and state.is_world_process_zero:
+        if model is not None:
             best = state.best_global_step if args.load_best_model_at_end else None
-            self.take(model, best or state.global_step)
+            self.take(model, best or state.global_step, main=state.is_world_process_zero)
         # An evaluation after training scores the best model, while `state.global_step` still is the last step.
         self.ended = True
 
-    def take(self, model: PreTrainedModel, step: int) -> None:
-        """Sample from `model`, unless the last samples are of this step already."""
-        if not self.prompts or (self.samples and self.samples[-1][0] == step):
+    def take(self, model: PreTrainedModel, step: int, *, main: bool) -> None:
+        """Sample from `model` on the `main` process, unless the last samples are of this step; every process calls it.
+
+        From a model that is split over the processes all of them sample, the same texts.
+        """
+        if not self.prompts or (self.samples and self.samples[-1][0] == step) or not (main or is_sharded(model)):
             return
         generate = answer_prompts if self.chat else continue_prompts
         for sample in generate(model, self.tokenizer, self.prompts, self.settings):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from hf_finetune.errors import ModelError, Problem
+from hf_finetune.models.sharding import get_own_part
 
 STEPS_WATCHED = 5
 NAMES_SHOWN = 3
@@ -29,7 +31,7 @@ class FirstSteps:
         self.steps = 0
         """Steps with finite gradients and a learning rate above 0."""
         self._initial = {
-            name: weight.detach().clone()
+            name: get_own_part(weight).detach().clone()
             for name, weight in get_trained(model).items()
             if any(part in name for part in ZERO_AT_FIRST)
         }
@@ -48,8 +50,13 @@ class FirstSteps:
         if not self._initial or self.steps < (1 if at_end else STEPS_WATCHED):
             return
         trained = get_trained(model)
-        unchanged = [name for name, initial in self._initial.items() if torch.equal(initial, trained[name])]
+        unchanged = [
+            name for name, initial in self._initial.items() if torch.equal(initial, get_own_part(trained[name]))
+        ]
         self._initial = {}
+        # Of a weight that is split over processes one part may be empty, or stay as it is.
+        everywhere = set.intersection(*map(set, gather_object([unchanged])))
+        unchanged = [name for name in unchanged if name in everywhere]
         if unchanged:
             raise ModelError(_make_problem(unchanged, f"they have not moved in {self.steps} steps"))
 
@@ -60,8 +67,9 @@ def get_trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def find_non_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> list[str]:
-    """The names of those (any shape) that have NaN or infinity."""
-    named = [(name, values) for name, values in tensors if values is not None and values.numel()]
+    """The names of those (any shape) that have NaN or infinity, in the part that this process holds."""
+    parts = [(name, get_own_part(values)) for name, values in tensors if values is not None]
+    named = [(name, part) for name, part in parts if part.numel()]
     if not named:
         return []
     # Smallest and largest, which are NaN where one value is: a thirtieth of the time of `isfinite` on a CPU (torch

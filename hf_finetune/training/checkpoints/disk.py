@@ -54,6 +54,8 @@ class Snapshot:
     """Checkpoints that are never removed for this one."""
     still: frozenset[Key] = frozenset()
     """Tensors that stay as they are until the optimizer's next step."""
+    owned: bool = False
+    """Whether nothing else holds its tensors, which then need no copy."""
 
     @property
     def run_id(self) -> str | None:
@@ -88,18 +90,6 @@ def write_checkpoint(snapshot: Snapshot, limit: int | None) -> None:
             snapshot.checkpoint.parent, limit, {*snapshot.keep, snapshot.checkpoint}, snapshot.run_id
         ):
             logger.debug("%s is removed: train.save_total_limit", removed.name)
-
-
-def complete_checkpoint(aside: Path, snapshot: Snapshot) -> None:
-    """Write what `snapshot` holds to what an engine has written into `aside`, verify and name it.
-
-    Raises `CannotWriteError`; all checkpoints before are then as they were.
-    """
-    try:
-        with raise_write_errors():
-            _fill(aside, snapshot)
-    except OSError as problem:
-        raise _explain(snapshot, problem) from problem
 
 
 def _write(snapshot: Snapshot) -> None:

@@ -54,14 +54,14 @@ class ModelFiles:
     another layout, rows of embeddings that peft saves as differences."""
 
 
-def collect_model_files(trainer: Trainer, aside: Path) -> ModelFiles:
+def collect_model_files(trainer: Trainer, aside: Path, gathered: dict[str, Tensor] | None = None) -> ModelFiles:
     """What `trainer` would save of its model, by the code that saves it; `aside` is made and removed. Raises OSError.
 
-    The rank that saves alone has any.
+    The rank that saves alone has any. `gathered`: the tensors of a model that is split over processes, whole.
     """
     with _weights_not_written(aside) as weights:
         try:
-            trainer._save(str(aside))
+            trainer._save(str(aside), state_dict=None if gathered is None else dict(gathered))
             (aside / PICKLED_ARGUMENTS).unlink(missing_ok=True)
             paths = [path for path in aside.rglob("*") if path.is_file()]
             blobs = {path.relative_to(aside).as_posix(): path.read_bytes() for path in paths}
@@ -71,10 +71,14 @@ def collect_model_files(trainer: Trainer, aside: Path) -> ModelFiles:
     saved: Counter[Storage] = Counter()  # values of each
     for tensor in chain.from_iterable(each.tensors.values() for each in weights.values()):
         saved[get_storage(tensor)] += tensor.numel()
-    held = {get_storage(tensor) for tensor in chain(model.parameters(), model.buffers())}
+    changing, live = dict(_list_changing(model)), False
+    if gathered is None:
+        live = saved.keys() <= {get_storage(tensor) for tensor in chain(model.parameters(), model.buffers())}
+    else:
+        changing = {name: gathered[name] for name in changing if name in gathered}
     # A part of a tensor in a file, as rows of an embedding, is not the tensor: values are counted.
-    beside = {name: each for name, each in _list_changing(model) if saved[get_storage(each)] < each.numel()}
-    return ModelFiles(blobs, weights, live=saved.keys() <= held, beside=beside)
+    beside = {name: each for name, each in changing.items() if saved[get_storage(each)] < each.numel()}
+    return ModelFiles(blobs, weights, live, beside=beside)
 
 
 def copy_weights(files: ModelFiles, checkpoint: Path, beside: dict[str, Tensor]) -> None:

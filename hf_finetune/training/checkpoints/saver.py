@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import SaveStrategy
@@ -16,10 +16,9 @@ from transformers.trainer_utils import SaveStrategy
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
 from hf_finetune.folders.checkpoint_records import STATE, STATE_TENSORS
-from hf_finetune.folders.checkpoints import aside_of, get_path, rotate
-from hf_finetune.training.checkpoints.disk import Key, Snapshot, complete_checkpoint
+from hf_finetune.folders.checkpoints import aside_of, get_path
+from hf_finetune.training.checkpoints.disk import Key, Snapshot
 from hf_finetune.training.checkpoints.model_files import (
-    PICKLED_ARGUMENTS,
     ModelFiles,
     Weights,
     collect_model_files,
@@ -34,10 +33,10 @@ from hf_finetune.training.checkpoints.state import (
     STATE_PARTS,
     describe_trainer,
     load_state,
-    read_counts,
     read_state,
 )
 from hf_finetune.training.checkpoints.writer import CheckpointWriter
+from hf_finetune.training.sharding.gather import gather_weights, raise_together, scatter_weights
 
 BEFORE_STEP = ("on_save", "on_step_begin", "on_substep_end", "on_pre_optimizer_step")
 """What is called of callbacks between a save and the optimizer's next step."""
@@ -48,12 +47,14 @@ _OURS = ("hf_finetune.", "transformers.")
 class CheckpointSaver:
     """Saves the checkpoints of one training, and reads the one that it goes on from. Every rank has its own.
 
-    Under FSDP and DeepSpeed the engine writes its own shards: what a run has counted is added, and all of it sealed.
+    What is split over processes is gathered by the first of them, and saved as that of a single process is.
     """
 
     trainer: Trainer
     limit: int | None
     """`train.save_total_limit`."""
+    shards: bool = False
+    """Whether weights or optimizer are split over the processes."""
     private: frozenset[str] = frozenset({STATE})
     writer: CheckpointWriter = field(init=False)
     _files: ModelFiles | None = field(default=None, init=False)
@@ -68,6 +69,8 @@ class CheckpointSaver:
 
     def prepare(self, rank: dict[str, Any]) -> None:
         """Take the memory that saving needs, beside training: once the optimizer has a state."""
+        if self.shards:  # what is gathered needs no copy
+            return
         snapshot = self._take_snapshot({}, rank)
         if snapshot is not None:
             self.writer.prepare_in_background(snapshot)
@@ -76,8 +79,9 @@ class CheckpointSaver:
         """Raise `CannotWriteError` where the disk has less room than the run needs; every rank calls it."""
         saves = self.trainer.args.save_strategy != SaveStrategy.NO
         snapshot = self._take_snapshot({}, rank) if saves else None
+        files = self._collect()
         if self.trainer.args.should_save:
-            check_room(plan_room(self.trainer, self._collect(), snapshot, self.limit), self.folder)
+            check_room(plan_room(self.trainer, files, snapshot, self.limit), self.folder)
 
     def save(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> None:
         """Save the state after this step; every rank calls it. `facts` stand in the manifest.
@@ -88,34 +92,6 @@ class CheckpointSaver:
         if snapshot is not None:
             self.writer.save(snapshot)
 
-    @contextmanager
-    def save_shards(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> Iterator[Path]:
-        """Yield the folder in which every rank writes a checkpoint of the engine; it is sealed when the block ends.
-
-        Raises `CannotWriteError` where it cannot be.
-        """
-        checkpoint = get_path(self.folder, self.trainer.state.global_step)
-        first = self.trainer.args.should_save
-        aside = aside_of(checkpoint) if first else checkpoint.with_name(f".{checkpoint.name}.aside")
-        # Every rank writes its shard into the folder, which the first one has made empty before any of them begins,
-        # and gives its name once all are done: https://github.com/huggingface/transformers/issues/28009
-        self.trainer.accelerator.wait_for_everyone()
-        yield aside
-        encoded, tensors = read_counts(self.trainer, rank)
-        self.trainer.accelerator.wait_for_everyone()
-        if first:
-            shards = aside / checkpoint.name
-            (shards / PICKLED_ARGUMENTS).unlink(missing_ok=True)
-            # The engine has written it before: it may name the best checkpoint by its path aside.
-            (shards / TRAINER_STATE_NAME).unlink(missing_ok=True)
-            blobs = {STATE: _write_json(encoded), TRAINER_STATE_NAME: describe_trainer(self.trainer.state)}
-            counts = {STATE_TENSORS: Weights(tensors, None)}
-            complete_checkpoint(shards, Snapshot(checkpoint, dict(facts), counts, blobs, self.private))
-            aside_of(checkpoint)
-            if self.limit is not None:
-                rotate(self.folder, self.limit, {checkpoint, *self._find_best()}, facts.get("run_id"))
-        self.trainer.accelerator.wait_for_everyone()
-
     def restore(self, checkpoint: Path) -> dict[str, Any]:
         """Put the weights of a verified checkpoint into the model, and return the rest of its state.
 
@@ -125,15 +101,28 @@ class CheckpointSaver:
         return load_state(checkpoint, {"beside"})
 
     def restore_weights(self, checkpoint: Path) -> None:
-        """Put the weights alone of a checkpoint into the model; raises as `restore` does."""
-        if self.trainer.args.should_save:  # DDP sends the others the weights of rank 0 as it wraps the model
-            copy_weights(
-                self._collect(), checkpoint, load_state(checkpoint, without=STATE_PARTS - {"beside"})["beside"]
-            )
+        """Put the weights alone of a checkpoint into the model; every rank calls it. Raises as `restore` does."""
+        if not self.shards:
+            if self.trainer.args.should_save:  # DDP sends the others the weights of rank 0 as it wraps the model
+                self._copy_weights(self._collect(), checkpoint)
+            return
+        whole = gather_weights(self.trainer)
+        problem: Exception | None = None
+        if self.trainer.args.should_save:
+            try:
+                self._copy_weights(self._collect_gathered(whole), checkpoint)
+            except ModelError as refused:
+                problem = refused
+        raise_together(problem)
+        scatter_weights(self.trainer, whole)
+
+    def _copy_weights(self, files: ModelFiles, checkpoint: Path) -> None:
+        copy_weights(files, checkpoint, load_state(checkpoint, without=STATE_PARTS - {"beside"})["beside"])
 
     def check_restored(self, checkpoint: Path) -> None:
-        """Raise `ModelError` where the weights are not those of the checkpoint, bit for bit; any rank may call it."""
-        if self.trainer.args.should_save and (name := find_other(self._collect(), checkpoint)) is not None:
+        """Raise `ModelError` where the weights are not those of the checkpoint, bit for bit; every rank calls it."""
+        files = self._collect()
+        if self.trainer.args.should_save and (name := find_other(files, checkpoint)) is not None:
             what = f"{name} is not what {checkpoint.name} holds: something has changed the model since it was restored"
             raise ModelError(
                 Problem(what, "leave the model as it is between its making and trainer.train", key=RESUME, code="HF904")
@@ -142,9 +131,9 @@ class CheckpointSaver:
     def _take_snapshot(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> Snapshot | None:
         """The state of now; None on ranks that do not write."""
         first = self.trainer.args.should_save
-        files = self._collect() if first else ModelFiles()
+        files = self._collect()
         # The Trainer's own state is copied here, and formatted by the thread: the log of hours takes its time.
-        encoded, tensors = read_state(self.trainer, rank, files.beside)
+        encoded, tensors = read_state(self.trainer, rank, files.beside, shards=self.shards)
         if not first:
             return None
         blobs: dict[str, Callable[[], bytes]] = {name: _hold(content) for name, content in files.blobs.items()}
@@ -157,7 +146,8 @@ class CheckpointSaver:
             blobs=blobs,
             private=self.private,
             keep=frozenset(self._find_best()),
-            still=frozenset(self._list_still(weights)) if self._leaves_weights_alone() else frozenset(),
+            still=frozenset(() if self.shards or not self._leaves_weights_alone() else self._list_still(weights)),
+            owned=self.shards,
         )
 
     def _list_still(self, weights: Mapping[str, Weights]) -> Iterator[Key]:
@@ -188,11 +178,21 @@ class CheckpointSaver:
         )
 
     def _collect(self) -> ModelFiles:
+        """What is saved of the model as it is now; every rank calls it, and those that do not save get nothing."""
+        if self.shards:
+            return self._collect_gathered(gather_weights(self.trainer))
+        if not self.trainer.args.should_save:
+            return ModelFiles()
         model: Any = self.trainer.model
         if self._files is None or not is_up_to_date(self._files, model):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._files = collect_model_files(self.trainer, aside_of(get_path(self.folder, 0)))
+            self._files = self._collect_gathered(None)
         return self._files
+
+    def _collect_gathered(self, whole: dict[str, Tensor] | None) -> ModelFiles:
+        if not self.trainer.args.should_save:
+            return ModelFiles()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return collect_model_files(self.trainer, aside_of(get_path(self.folder, 0)), whole)
 
     def _find_best(self) -> list[Path]:
         best = self.trainer.state.best_global_step

@@ -34,6 +34,7 @@ from hf_finetune.folders.record_kinds import MAX_RECORD_BYTES, read_record
 from hf_finetune.training.checkpoints.codec import encode_state
 from hf_finetune.training.checkpoints.likeness import check_optimizer, is_like
 from hf_finetune.training.checkpoints.random_state import restore_random_state
+from hf_finetune.training.sharding.gather import gather_optimizer, shard_optimizer
 
 OPTIMIZER_TENSORS = "state.optimizer."
 """With which the names of the optimizer's tensors begin."""
@@ -58,18 +59,23 @@ class ReadsCheckpoints(Protocol):
     reads_checkpoints: bool
 
 
-def read_state(trainer: Trainer, rank: dict[str, Any], beside: dict[str, Tensor]) -> tuple[Any, dict[str, Tensor]]:
+def read_state(
+    trainer: Trainer, rank: dict[str, Any], beside: dict[str, Tensor], *, shards: bool = False
+) -> tuple[Any, dict[str, Tensor]]:
     """The state of a run as JSON and tensors; every rank calls it, and rank 0 gets that of all.
 
     `rank` is what differs between ranks, its random generators among it, `beside` weights that are in no file of
-    weights. Raises `ModelError` where the optimizer or the schedule keeps what no checkpoint can hold.
+    weights; `shards`: the optimizer is split over the ranks. Raises `ModelError` where the optimizer or the schedule keeps what no checkpoint can hold.
     """
     optimizer, schedule, scaler = _get_parts(trainer)
+    keeps = trainer.args.should_save
     state = {
-        "optimizer": optimizer.state_dict(),
+        "optimizer": gather_optimizer(optimizer, keeps=keeps) if shards else optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
-        **_read_counts(trainer, rank),
+        # Rank 0 writes for all: on several machines the others may not see its folder.
+        "ranks": gather_object([rank]),
+        "callbacks": _read_callbacks(trainer.callback_handler.callbacks),
         "beside": beside,
     }
     tensors: dict[str, Tensor] = {}
@@ -80,12 +86,6 @@ def read_state(trainer: Trainer, rank: dict[str, Any], beside: dict[str, Tensor]
         raise ModelError(
             Problem(what, "name another train.optim, or set train.save_strategy: no", code="HF915")
         ) from problem
-
-
-def read_counts(trainer: Trainer, rank: dict[str, Any]) -> tuple[Any, dict[str, Tensor]]:
-    """The same without optimizer, schedule and weights, which an engine saves itself; every rank calls it."""
-    tensors: dict[str, Tensor] = {}
-    return encode_state(_read_counts(trainer, rank), "state", tensors), tensors
 
 
 def check_records(checkpoint: Path) -> None:
@@ -107,7 +107,7 @@ def load_state(checkpoint: Path, without: Collection[str] = ()) -> dict[str, Any
     return state
 
 
-def restore_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
+def restore_optimizer(trainer: Trainer, state: dict[str, Any], *, shards: bool = False) -> None:
     """Put back the states of optimizer, schedule and loss scale; rates, decay and betas are those of now.
 
     Raises `ModelError` where they are of others.
@@ -119,8 +119,9 @@ def restore_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
         raise ModelError(_describe_other("schedule, or of the loss scale,", "one"))
     asked = [{name: group[name] for name in _OF_THE_SETTINGS if name in group} for group in optimizer.param_groups]
     check_optimizer(optimizer, state.get("optimizer"), _describe_other("optimizer", "optimizer"))
+    kept = shard_optimizer(optimizer, state["optimizer"]) if shards else state["optimizer"]
     try:
-        optimizer.load_state_dict(state["optimizer"])
+        optimizer.load_state_dict(kept)
     except (ValueError, KeyError) as problem:
         raise ModelError(_describe_other("optimizer", "optimizer")) from problem
     schedule.load_state_dict(state["schedule"])
@@ -174,11 +175,6 @@ def describe_trainer(state: TrainerState) -> Callable[[], bytes]:
     # A path of this machine: in a folder that was moved it leads nowhere, or to another run's. Its step says all.
     kept.best_model_checkpoint = None
     return lambda: (json.dumps(vars(kept), indent=2, sort_keys=True) + "\n").encode()
-
-
-def _read_counts(trainer: Trainer, rank: dict[str, Any]) -> dict[str, Any]:
-    # Rank 0 writes for all: on several machines the others may not see its folder.
-    return {"ranks": gather_object([rank]), "callbacks": _read_callbacks(trainer.callback_handler.callbacks)}
 
 
 def _read_callbacks(callbacks: Iterable[Any]) -> dict[str, Any]:

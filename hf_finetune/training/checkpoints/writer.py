@@ -56,14 +56,15 @@ class CheckpointWriter:
         self.wait()
         # Copying, writing, fsync and sha256 let go of Python's lock (torch 2.13, safetensors 0.8): the thread takes no
         # more from training than the processors do.
-        if self.prepare(snapshot):
+        if snapshot.owned:
+            self._pending = self._thread.submit(self._write, snapshot, began)
+        elif self.prepare(snapshot):
             tensors = _name_tensors(snapshot)
             self._copy(tensors, tensors.keys() - snapshot.still)
             self._copied.clear()
             self._pending = self._thread.submit(self._copy_rest, snapshot, tensors, began)
         else:
-            write_checkpoint(snapshot, self.limit)
-            self.took_s.append(time.perf_counter() - began)
+            self._write(snapshot, began)
         self.waited_s.append(time.perf_counter() - began)
 
     def wait_for_copy(self) -> None:
@@ -124,7 +125,10 @@ class CheckpointWriter:
             file: Weights({name: self._held[file, name] for name in each.tensors}, each.metadata)
             for file, each in snapshot.weights.items()
         }
-        write_checkpoint(replace(snapshot, weights=weights), self.limit)
+        self._write(replace(snapshot, weights=weights), began)
+
+    def _write(self, snapshot: Snapshot, began: float) -> None:
+        write_checkpoint(snapshot, self.limit)
         self.took_s.append(time.perf_counter() - began)
 
     @torch.no_grad()

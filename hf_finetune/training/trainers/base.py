@@ -20,11 +20,13 @@ from hf_finetune.data.streaming.feed import PartedRows
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 from hf_finetune.folders import LOG
 from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP
+from hf_finetune.models.sharding import as_own_class
 from hf_finetune.training.callbacks import use_guard, use_log_lines
 from hf_finetune.training.callbacks.log_file import KeepsSamples, LogFile
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.callbacks.offenders import MicroBatch, measure_gradients
 from hf_finetune.training.saving import record_adapters_base, save_verified
+from hf_finetune.training.sharding.gather import gather_weights
 from hf_finetune.training.seen import COUNTS, CountingCollator, Seen
 from hf_finetune.training.trainers.repeated_rows import leave_out_repeated
 from hf_finetune.training.trainers.resumable import ResumableTrainer
@@ -209,6 +211,15 @@ class TrainerMixin(ResumableTrainer):
         is_best: bool = super()._determine_best_metric(metrics, trial)
         return is_best
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in transformers, but a model that is split over the processes is saved as a whole one is."""
+        if not self.shards_itself:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = gather_weights(self)
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
+
     def save_verified(self) -> None:
         """Save model or adapter, and tokenizer, load it again and compare; see `training.saving.save_verified`."""
         self.guard.check_weights(self)
@@ -220,7 +231,8 @@ class TrainerMixin(ResumableTrainer):
         in_training = _find_settings(config)
         _put_settings(config, self._own_settings)
         try:
-            super()._save(output_dir, *args, **kwargs)
+            with as_own_class(self.model):
+                super()._save(output_dir, *args, **kwargs)
         finally:
             _put_settings(config, in_training)
         record_adapters_base(self, Path(output_dir or str(self.args.output_dir)))

@@ -59,13 +59,12 @@ class ResumableTrainer(transformers.Trainer):
         super().__init__(*args, **kwargs)
         self.seen = SeenCounter(self.accelerator)
         # It is ours: at the end of a run transformers removes the last checkpoint where the limit is 1.
-        self.checkpoints = CheckpointSaver(self, self.args.save_total_limit)
+        self.checkpoints = CheckpointSaver(self, self.args.save_total_limit, self.shards_itself)
         self.args.save_total_limit = None
         self.losses = StepLosses()
         self._record: dict[str, Any] | None = None  # of the checkpoint, until the first step has been compared with it
         self._unproved: Path | None = None  # the checkpoint, until the weights have been compared with it
         self._resumed: dict[str, Any] | None = None
-        self._aside: Path | None = None
         self._began = 0.0
         self._earlier_s = 0.0
         self._random_before: dict[str, Any] | None = None
@@ -77,7 +76,7 @@ class ResumableTrainer(transformers.Trainer):
 
     @property
     def shards_itself(self) -> bool:
-        """Whether the engine saves in a format of its own, each rank its part: FSDP, DeepSpeed."""
+        """Whether weights or optimizer are split over the processes: FSDP, DeepSpeed."""
         return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
@@ -163,17 +162,10 @@ class ResumableTrainer(transformers.Trainer):
         self._name_best()
         step, run_id = self.state.global_step, read_run_id(self.checkpoints.folder)
         facts: dict[str, Any] = {"step": step, "run_id": run_id, LOSSES: self.losses.read()}
-        if not self.shards_itself:
-            model: Any = self.model
-            facts[COUNT] = count_trainable(model)
-            self.checkpoints.save(facts, self._read_rank())
-            if any(isinstance(each, ReadsCheckpoints) for each in self.callback_handler.callbacks):
-                self.checkpoints.writer.wait()
-            return
-        with self.checkpoints.save_shards(facts, self._read_rank()) as self._aside:
-            super()._save_checkpoint(*args, **kwargs)
-            self._name_best()  # it may have been named in the folder aside
-        self._aside = None
+        facts[COUNT] = count_trainable(self.model)
+        self.checkpoints.save(facts, self._read_rank())
+        if any(isinstance(each, ReadsCheckpoints) for each in self.callback_handler.callbacks):
+            self.checkpoints.writer.wait()
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Nothing, where transformers pickles them: they are of `_read_rank`."""
@@ -204,14 +196,18 @@ class ResumableTrainer(transformers.Trainer):
     def _is_at_epochs_end(self) -> bool:
         return float(self.state.epoch or 0.0).is_integer()
 
-    def _get_output_dir(self, *args: Any, **kwargs: Any) -> str:
-        """As in transformers, but an engine that saves its shards writes them aside."""
-        return str(self._aside) if self._aside is not None else str(super()._get_output_dir(*args, **kwargs))
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """As in transformers, but DeepSpeed goes on from a checkpoint of ours, and not from one of its own."""
+        engine = self.is_deepspeed_enabled
+        prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
+            max_steps, train_dataloader, None if engine else resume_from_checkpoint
+        )
+        if engine and resume_from_checkpoint is not None:
+            self._load_from_checkpoint(resume_from_checkpoint)
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self.shards_itself:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-            return
         self._unproved = Path(resume_from_checkpoint)
         self._note_resumed(self._unproved, self.checkpoints.restore(self._unproved))
 
@@ -221,18 +217,13 @@ class ResumableTrainer(transformers.Trainer):
             self._record[LOSSES] = []  # of other rows, or of other tokens of them
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if self.shards_itself:
-            super()._load_optimizer_and_scheduler(checkpoint)
-            if checkpoint is not None:  # DeepSpeed loads its weights without `_load_from_checkpoint`
-                self._note_resumed(Path(checkpoint), load_state(Path(checkpoint)))
-        elif self._resumed is not None:
+        if self._resumed is not None:
             self._check_count()  # else the optimizer would say it in its own words
-            restore_optimizer(self, self._resumed)
+            restore_optimizer(self, self._resumed, shards=self.shards_itself)
             del self._resumed["optimizer"]  # which has the tensors now, or others in their place
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        if self.shards_itself:  # else it is restored with the optimizer
-            super()._load_scaler(checkpoint)
+        """Nothing: it is restored with the optimizer."""
 
     def _load_callback_state(self) -> None:
         """As in transformers, which believes whatever a checkpoint says of its callbacks (5.23)."""
@@ -250,10 +241,7 @@ class ResumableTrainer(transformers.Trainer):
     def _load_best_model(self) -> None:
         self.checkpoints.writer.wait()
         self.accelerator.wait_for_everyone()  # the first rank alone writes
-        if self.shards_itself:
-            super()._load_best_model()
-        else:
-            self.checkpoints.restore_weights(Path(str(self.state.best_model_checkpoint)))
+        self.checkpoints.restore_weights(Path(str(self.state.best_model_checkpoint)))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         """As in transformers (5.23), which takes one step too many where a run is resumed from its last step."""
@@ -267,7 +255,7 @@ class ResumableTrainer(transformers.Trainer):
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        if not self._asked_for_room and not self.shards_itself:
+        if not self._asked_for_room:
             self.checkpoints.check_room(self._read_rank())
             self._asked_for_room = True
         super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]

@@ -1,0 +1,100 @@
+"""The weights and the optimizer of a model that is split over processes: whole on the one that saves, and back.
+
+What is saved is then what a single process saves, and a run goes on from it with any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from peft import PeftModel
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import Trainer
+
+from hf_finetune.models.sharding import iterate_whole, put_whole
+
+
+def is_split(trainer: Trainer) -> bool:
+    """Whether weights or optimizer of a Trainer are split over the processes, by FSDP or DeepSpeed."""
+    return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def gather_weights(trainer: Trainer) -> dict[str, Tensor]:
+    """What is saved of a model, by the names of its `state_dict`, whole and on the CPU; every rank calls it.
+
+    Of an adapter only what is trained. {} on ranks that do not save.
+    """
+    # A tensor that has two names is gathered once and stays one, so that it is saved once.
+    whole: dict[int, Tensor] = {}
+    names = dict(_list_saved(trainer))
+    unique = {id(weight): (name, weight) for name, weight in reversed(names.items())}
+    keeps = trainer.args.should_save
+    for number, (_, gathered) in zip(unique, iterate_whole(unique.values()), strict=True):
+        if keeps:
+            whole[number] = gathered.to("cpu", copy=True)
+    return {name: whole[id(weight)] for name, weight in names.items()} if keeps else {}
+
+
+def scatter_weights(trainer: Trainer, whole: Mapping[str, Tensor]) -> None:
+    """Put weights that `gather_weights` has returned, and that were changed since, back; every rank calls it."""
+    names = dict(_list_saved(trainer))
+    for number, name in {id(weight): name for name, weight in reversed(names.items())}.items():
+        assert number == id(names[name])
+        put_whole(names[name], whole.get(name))
+
+
+def _list_saved(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
+    of_adapter = isinstance(model, PeftModel)
+    for name, weight in model.state_dict(keep_vars=True).items():
+        if isinstance(weight, Tensor) and (not of_adapter or weight.requires_grad):
+            yield name, weight
+
+
+def gather_optimizer(optimizer: Any, *, keeps: bool) -> dict[str, Any]:
+    """The state of an optimizer as on one process, where `keeps`; every rank calls it, and the others get none."""
+    state = optimizer.state_dict()
+    found: dict[int, dict[str, Any]] = {}
+    for number, values in state["state"].items():
+        found[number] = {name: _gather(value, keeps=keeps) for name, value in values.items()}
+    return {**state, "state": found if keeps else {}}
+
+
+def _gather(value: Any, *, keeps: bool) -> Any:
+    if not isinstance(value, DTensor):
+        return value
+    whole = value.full_tensor()  # every rank
+    return whole.cpu() if keeps else None
+
+
+def shard_optimizer(optimizer: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """The `state` of an optimizer, as on one process, split as its parameters are; each rank takes its part."""
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    return {
+        **state,
+        "state": {
+            number: {name: _shard_like(value, parameters[number]) for name, value in values.items()}
+            for number, values in state["state"].items()
+        },
+    }
+
+
+def _shard_like(value: Any, parameter: Tensor) -> Any:
+    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    # Each rank has read all of it from the file, which its memory maps.
+    on_device = value.to(parameter.device)
+    return distribute_tensor(on_device, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def raise_together(problem: Exception | None) -> None:
+    """Raise on every rank what one of them has found; the others have nothing to add."""
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, problem)
+    for each in found:
+        if each is not None:
+            raise each
