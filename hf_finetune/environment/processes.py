@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from accelerate import PartialState
 def init_processes() -> PartialState:
     """Initialize `PartialState`; call it before a model is loaded. Without a launch it is a single process."""
     # Without an accelerator, `PartialState()` takes each of two processes for the only one, unless told `cpu=True`
-    # (accelerate 1.15; related: https://github.com/huggingface/accelerate/issues/2741).
-    return PartialState(cpu=not torch.accelerator.is_available())
+    # (accelerate 1.15; related: https://github.com/huggingface/accelerate/issues/2741). DeepSpeed finds its processes
+    # itself, on the CPU under DS_ACCELERATOR=cpu.
+    by_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+    return PartialState(cpu=not (torch.accelerator.is_available() or by_deepspeed))
 
 
 def describe_processes(state: Any = None) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def gpus_of_launch(environment: Mapping[str, str]) -> int:
     One process on a GPU is told from one that was launched without a configuration by the GPU that is named.
     """
     visible = environment.get(VISIBLE, "")
+    if _is_true(environment.get("ACCELERATE_USE_DEEPSPEED")) and environment.get("DS_ACCELERATOR") == "cpu":
+        return 0  # by which DeepSpeed is told to run on the CPU
     if "ACCELERATE_MIXED_PRECISION" not in environment or _hides_all(visible):
         return 0
     if "ACCELERATE_USE_CPU" in environment:

@@ -7,11 +7,10 @@ another kind would show as an error of the next step.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.optim import LBFGS, Adafactor, Optimizer, SparseAdam
 from transformers.trainer_callback import ExportableState
@@ -44,33 +43,35 @@ def is_like(kept: Any, live: Any) -> bool:
     return type(kept) is type(live)
 
 
-def check_optimizer(optimizer: Any, kept: Any, problem: Problem) -> None:
-    """Raise `ModelError` of `problem` where `kept` is no state of this optimizer."""
-    inner: Optimizer = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
-    live = inner.state_dict()
+def check_optimizer(
+    optimizer: Optimizer, groups: Sequence[Mapping[str, Any]], shapes: Sequence[torch.Size], kept: Any, problem: Problem
+) -> None:
+    """Raise `ModelError` of `problem` where `kept` is no state of this optimizer.
+
+    `groups` are its groups as `state_dict` has them, and `shapes` those of its parameters, whole.
+    """
     if not isinstance(kept, Mapping) or not {"state", "param_groups"} <= kept.keys():
         raise ModelError(problem)
-    groups = kept["param_groups"]
-    if not isinstance(groups, list) or len(groups) != len(live["param_groups"]):
+    kept_groups = kept["param_groups"]
+    if not isinstance(kept_groups, list) or len(kept_groups) != len(groups):
         raise ModelError(problem)
-    for group, of_now in zip(groups, live["param_groups"], strict=True):
+    for group, of_now in zip(kept_groups, groups, strict=True):
         # A group may have more than it begins with: some optimizers count in it.
         if not (isinstance(group, Mapping) and all(is_like(group.get(name), each) for name, each in of_now.items())):
             raise ModelError(problem)
     _check_values(kept["state"])
-    if type(inner).__module__.startswith("torch.optim.") and not isinstance(inner, _OF_SHAPES_OF_THEIR_OWN):
-        _check_tensors(inner, kept["state"], problem)
+    if type(optimizer).__module__.startswith("torch.optim.") and not isinstance(optimizer, _OF_SHAPES_OF_THEIR_OWN):
+        _check_tensors(optimizer, shapes, kept["state"], problem)
 
 
-def _check_tensors(optimizer: Optimizer, kept: Any, problem: Problem) -> None:
+def _check_tensors(optimizer: Optimizer, shapes: Sequence[torch.Size], kept: Any, problem: Problem) -> None:
     """Raise where a parameter has not what a step of the optimizer leaves: numbers, and tensors of its shape."""
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
     # By their numbers, as `state_dict` has them: one whose number nobody has would be kept for ever.
-    if not isinstance(kept, Mapping) or not kept.keys() <= set(range(len(parameters))):
+    if not isinstance(kept, Mapping) or not kept.keys() <= set(range(len(shapes))):
         raise ModelError(problem)
-    left = _take_step(optimizer, parameters[0])
+    left = _take_step(optimizer, optimizer.param_groups[0]["params"][0])
     for number, state in kept.items():
-        shape = parameters[number].shape
+        shape = shapes[number]
         if not isinstance(state, Mapping) or not left.keys() <= state.keys():
             raise ModelError(problem)
         for name, value in left.items():

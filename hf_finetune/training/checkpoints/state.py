@@ -34,7 +34,7 @@ from hf_finetune.folders.record_kinds import MAX_RECORD_BYTES, read_record
 from hf_finetune.training.checkpoints.codec import encode_state
 from hf_finetune.training.checkpoints.likeness import check_optimizer, is_like
 from hf_finetune.training.checkpoints.random_state import restore_random_state
-from hf_finetune.training.sharding.gather import gather_optimizer, shard_optimizer
+from hf_finetune.training.sharding.gather import describe_optimizer, gather_optimizer, put_optimizer
 
 OPTIMIZER_TENSORS = "state.optimizer."
 """With which the names of the optimizer's tensors begin."""
@@ -68,9 +68,8 @@ def read_state(
     weights; `shards`: the optimizer is split over the ranks. Raises `ModelError` where the optimizer or the schedule keeps what no checkpoint can hold.
     """
     optimizer, schedule, scaler = _get_parts(trainer)
-    keeps = trainer.args.should_save
     state = {
-        "optimizer": gather_optimizer(optimizer, keeps=keeps) if shards else optimizer.state_dict(),
+        "optimizer": gather_optimizer(trainer) if shards else optimizer.state_dict(),
         "schedule": schedule.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
         # Rank 0 writes for all: on several machines the others may not see its folder.
@@ -118,10 +117,13 @@ def restore_optimizer(trainer: Trainer, state: dict[str, Any], *, shards: bool =
     if not fits or (scaler is not None and kept_scaler is not None and not is_like(kept_scaler, scaler.state_dict())):
         raise ModelError(_describe_other("schedule, or of the loss scale,", "one"))
     asked = [{name: group[name] for name in _OF_THE_SETTINGS if name in group} for group in optimizer.param_groups]
-    check_optimizer(optimizer, state.get("optimizer"), _describe_other("optimizer", "optimizer"))
-    kept = shard_optimizer(optimizer, state["optimizer"]) if shards else state["optimizer"]
+    inner, groups, shapes = describe_optimizer(trainer)
+    check_optimizer(inner, groups, shapes, state.get("optimizer"), _describe_other("optimizer", "optimizer"))
     try:
-        optimizer.load_state_dict(kept)
+        if shards:
+            put_optimizer(trainer, state["optimizer"])
+        else:
+            optimizer.load_state_dict(state["optimizer"])
     except (ValueError, KeyError) as problem:
         raise ModelError(_describe_other("optimizer", "optimizer")) from problem
     schedule.load_state_dict(state["schedule"])

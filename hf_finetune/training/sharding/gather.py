@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.optimizer import AcceleratedOptimizer
 from peft import PeftModel
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 from transformers import Trainer
 
 from hf_finetune.models.sharding import iterate_whole, put_whole
+from hf_finetune.training.sharding.zero import describe_groups, gather_state, list_shapes, put_state
 
 
 def is_split(trainer: Trainer) -> bool:
@@ -55,8 +58,11 @@ def _list_saved(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
             yield name, weight
 
 
-def gather_optimizer(optimizer: Any, *, keeps: bool) -> dict[str, Any]:
-    """The state of an optimizer as on one process, where `keeps`; every rank calls it, and the others get none."""
+def gather_optimizer(trainer: Trainer) -> dict[str, Any]:
+    """The state of the optimizer as on one process; every rank calls it, and those that do not save get none."""
+    keeps, optimizer = trainer.args.should_save, _unwrap(trainer.optimizer)
+    if trainer.is_deepspeed_enabled:
+        return gather_state(optimizer, keeps=keeps)
     state = optimizer.state_dict()
     found: dict[int, dict[str, Any]] = {}
     for number, values in state["state"].items():
@@ -71,16 +77,32 @@ def _gather(value: Any, *, keeps: bool) -> Any:
     return whole.cpu() if keeps else None
 
 
-def shard_optimizer(optimizer: Any, state: dict[str, Any]) -> dict[str, Any]:
-    """The `state` of an optimizer, as on one process, split as its parameters are; each rank takes its part."""
+def put_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Put back the `state` of an optimizer as on one process, which every rank has read; each takes its part."""
+    optimizer = _unwrap(trainer.optimizer)
+    if trainer.is_deepspeed_enabled:
+        put_state(optimizer, state)
+        return
     parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    return {
-        **state,
-        "state": {
-            number: {name: _shard_like(value, parameters[number]) for name, value in values.items()}
-            for number, values in state["state"].items()
-        },
+    parts = {
+        number: {name: _shard_like(value, parameters[number]) for name, value in values.items()}
+        for number, values in state["state"].items()
     }
+    optimizer.load_state_dict({**state, "state": parts})
+
+
+def describe_optimizer(trainer: Trainer) -> tuple[Optimizer, list[dict[str, Any]], list[torch.Size]]:
+    """The optimizer of torch, its groups as `state_dict` has them, and the shapes of its parameters, whole."""
+    optimizer = _unwrap(trainer.optimizer)
+    if trainer.is_deepspeed_enabled:
+        return optimizer.optimizer, describe_groups(optimizer), list_shapes(optimizer)
+    parameters = (each for group in optimizer.param_groups for each in group["params"])
+    return optimizer, optimizer.state_dict()["param_groups"], [each.shape for each in parameters]
+
+
+def _unwrap(optimizer: Any) -> Any:
+    """What accelerate has wrapped."""
+    return optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
 
 
 def _shard_like(value: Any, parameter: Tensor) -> Any:

@@ -1,0 +1,133 @@
+"""The optimizer that DeepSpeed has split over the processes, as the one that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MASTER = "master"
+"""What stands with the state of a parameter of 16 bits: the same weight in 32, which the steps are taken on."""
+
+
+def gather_state(zero: Any, *, keeps: bool) -> dict[str, Any]:
+    """The state of a `ZeroOptimizer` as its AdamW would have it on one process, where `keeps`; every rank calls it."""
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state  # an extra
+
+    _link_states(zero)
+    state: dict[int, dict[str, Any]] = {}
+    for number, (parameter, flat) in enumerate(_list_parameters(zero)):
+        own = zero.optimizer.state.get(flat, {})
+        values = {name: value for name, value in own.items() if not _is_of_each(value, flat)}
+        for name in (name for name, value in own.items() if _is_of_each(value, flat)):
+            values[name] = _keep(safe_get_full_optimizer_state(parameter, name), keeps=keeps)
+        if own and parameter.dtype != torch.float32:
+            values[MASTER] = _keep(safe_get_full_fp32_param(parameter), keeps=keeps)
+        if own and keeps:
+            state[number] = {name: value.clone() if isinstance(value, Tensor) else value for name, value in values.items()}
+    return {"state": state, "param_groups": describe_groups(zero)}
+
+
+def describe_groups(zero: Any) -> list[dict[str, Any]]:
+    """The groups of parameters as `state_dict` of AdamW has them on one process."""
+    return [
+        {**{name: value for name, value in group.items() if name != "params"}, "params": numbered}
+        for group, numbered in zip(zero.optimizer.param_groups, _number_groups(zero), strict=True)
+    ]
+
+
+def list_shapes(zero: Any) -> list[torch.Size]:
+    """The shapes of its parameters, whole."""
+    return [vars(parameter).get("ds_shape", parameter.shape) for parameter, _ in _list_parameters(zero)]
+
+
+def put_state(zero: Any, state: Mapping[str, Any]) -> None:
+    """Put back what `gather_state` has returned, or an AdamW of one process; every rank calls it with all of it.
+
+    Behind the weights, which the steps are then taken on.
+    """
+    parameters = list(_list_parameters(zero))
+    for number, (_, flat) in enumerate(parameters):
+        for name, value in state["state"].get(number, {}).items():
+            if name != MASTER:
+                whole = isinstance(value, Tensor) and value.ndim > 0
+                zero.optimizer.state[flat][name] = torch.zeros_like(flat) if whole else value
+    _link_states(zero)
+    for number, (parameter, _) in enumerate(parameters):
+        values = state["state"].get(number, {})
+        _put(parameter, values.get(MASTER), None)
+        for name, value in values.items():
+            if name != MASTER and isinstance(value, Tensor) and value.ndim > 0:
+                _put(parameter, value, name)
+    for group, kept in zip(zero.optimizer.param_groups, state["param_groups"], strict=True):
+        group.update({name: value for name, value in kept.items() if name != "params"})
+
+
+def _link_states(zero: Any) -> None:
+    """Let the parameters know what stages 1 and 2 keep of them, of every group."""
+    # DeepSpeed (0.19) does so once, behind the step of the first group, when the others have nothing yet.
+    if hasattr(zero, "_lazy_init_hp_params_optimizer_state") and zero.optimizer.state:
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
+
+
+def _put(parameter: nn.Parameter, value: Tensor | None, name: str | None) -> None:
+    """Set the state `name` of a parameter, or the weight itself in 32 bits; without a value, what it is now."""
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state  # an extra
+    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+    if "ds_id" not in vars(parameter):
+        given = parameter.detach().float() if value is None else value.to(parameter.device)
+        if name is None:
+            safe_set_full_fp32_param(parameter, given)
+        else:
+            safe_set_full_optimizer_state(parameter, given, name)
+        return
+    own: Tensor = vars(parameter)["ds_tensor"]
+    part = own.detach().float() if value is None else _cut_part(value, own)
+    if name is None:
+        safe_set_local_fp32_param(parameter, part)
+    else:
+        safe_set_local_optimizer_state(parameter, part, name)
+
+
+def _cut_part(value: Tensor, own: Tensor) -> Tensor:
+    """What ZeRO-3 gives this rank of a tensor: an equal share of its numbers, the last one filled up."""
+    size, rank = own.numel(), torch.distributed.get_rank()
+    part = torch.zeros(size, dtype=torch.float32)
+    there = value.flatten()[size * rank : size * (rank + 1)]
+    part[: len(there)] = there
+    return part.to(own.device)
+
+
+def _list_parameters(zero: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """The parameters in the order of the optimizer that was given, and the flat tensor of this rank with their parts."""
+    if hasattr(zero, "fp16_groups"):  # stage 3
+        pairs = zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True)
+    else:
+        pairs = zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True)
+    for group, flat in pairs:
+        yield from ((parameter, flat) for parameter in group)
+
+
+def _number_groups(zero: Any) -> list[list[int]]:
+    """The numbers of the parameters of each group."""
+    # Stage 3 cuts a group into several.
+    groups = zero.fp16_groups if hasattr(zero, "fp16_groups") else zero.bit16_groups
+    owners = [zero.sub_group_to_group_id[number] for number in range(len(groups))] if hasattr(zero, "fp16_groups") else range(len(groups))
+    numbered: list[list[int]] = [[] for _ in zero.optimizer.param_groups]
+    first = 0
+    for owner, group in zip(owners, groups, strict=True):
+        numbered[owner] += range(first, first + len(group))
+        first += len(group)
+    return numbered
+
+
+def _is_of_each(value: Any, flat: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == flat.shape
+
+
+def _keep(value: Tensor, *, keeps: bool) -> Tensor | None:
+    return value.cpu() if keeps else None
