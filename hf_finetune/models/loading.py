@@ -39,6 +39,7 @@ from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_presets import build_scratch_config
 from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits
+from hf_finetune.models.sharding import draw_as_one
 from hf_finetune.models.verification import keep_save_dtype
 from hf_finetune.shell import shell_path
 
@@ -98,7 +99,8 @@ def load_causal_lm(
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
     if model.scratch is not None:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
+        with draw_as_one():
+            loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
         with refuse_changed_files(model.path):
             loaded = load_language_model(model, config=config, **options)

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_finetune.models.sharding import count_numbers
+
 # Tried in this order, on the names of the modules around a parameter: the first match is its component.
 # model.layers.0.self_attn.q_norm.weight matches "norms" (q_norm) before "attention" (self_attn).
 COMPONENT_PATTERNS = {
@@ -69,4 +71,4 @@ def _count_numbers(parameter: nn.Parameter) -> int:
     # bitsandbytes packs two numbers into each byte of a `Params4bit`, whatever dtype it stores them in.
     if type(parameter).__name__ == "Params4bit":
         return parameter.numel() * parameter.element_size() * 2
-    return parameter.numel()
+    return count_numbers(parameter)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.integrations import deepspeed
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -38,7 +39,7 @@ def iterate_whole(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, 
         if isinstance(weight, DTensor):
             yield name, weight.detach().full_tensor()
         elif _is_partitioned(weight):
-            from deepspeed.zero import GatheredParameters  # an extra
+            from deepspeed.runtime.zero import GatheredParameters  # an extra
 
             with GatheredParameters([weight]):
                 yield name, weight.detach()
@@ -54,7 +55,7 @@ def put_whole(weight: Tensor, value: Tensor | None) -> None:
         parts = distribute_tensor(given.to(weight.device, weight.dtype), weight.device_mesh, weight.placements)
         weight.to_local().copy_(parts.to_local())
     elif _is_partitioned(weight):
-        from deepspeed.zero import GatheredParameters  # an extra
+        from deepspeed.runtime.zero import GatheredParameters  # an extra
 
         with GatheredParameters([weight], modifier_rank=0):
             if value is not None:
@@ -63,6 +64,18 @@ def put_whole(weight: Tensor, value: Tensor | None) -> None:
         if value is not None:
             weight.copy_(value)
         dist.broadcast(weight.detach(), src=0)
+
+
+@contextmanager
+def draw_as_one() -> Iterator[None]:
+    """Within the block a model is made whole on every process, with the random weights that a single one would draw."""
+    # Under ZeRO-3 transformers (5.23) splits a model as it is made, and draws in another order.
+    of_engine = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = of_engine
 
 
 @contextmanager

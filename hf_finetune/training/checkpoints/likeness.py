@@ -69,7 +69,9 @@ def _check_tensors(optimizer: Optimizer, shapes: Sequence[torch.Size], kept: Any
     # By their numbers, as `state_dict` has them: one whose number nobody has would be kept for ever.
     if not isinstance(kept, Mapping) or not kept.keys() <= set(range(len(shapes))):
         raise ModelError(problem)
-    left = _take_step(optimizer, optimizer.param_groups[0]["params"][0])
+    # Under ZeRO-3 a group has its parameters for the time of a step.
+    parameters = (each for group in optimizer.param_groups for each in group["params"])
+    left = _take_step(optimizer, next(parameters, torch.zeros(1)))
     for number, state in kept.items():
         shape = shapes[number]
         if not isinstance(state, Mapping) or not left.keys() <= state.keys():

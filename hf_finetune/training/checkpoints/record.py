@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
+from hf_finetune.models.sharding import count_numbers
 
 COUNT, LOSSES = "trainable", "losses"
 KEPT_LOSSES = 64
@@ -55,7 +56,7 @@ class StepLosses:
 
 def count_trainable(model: nn.Module) -> int:
     """How many values of a model are trained."""
-    return sum(each.numel() for each in model.parameters() if each.requires_grad)
+    return sum(count_numbers(each) for each in model.parameters() if each.requires_grad)
 
 
 def check_count(model: nn.Module, facts: dict[str, Any]) -> None:

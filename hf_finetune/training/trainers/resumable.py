@@ -198,11 +198,10 @@ class ResumableTrainer(transformers.Trainer):
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """As in transformers, but DeepSpeed goes on from a checkpoint of ours, and not from one of its own."""
-        engine = self.is_deepspeed_enabled
-        prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
-            max_steps, train_dataloader, None if engine else resume_from_checkpoint
-        )
-        if engine and resume_from_checkpoint is not None:
+        if not self.is_deepspeed_enabled:
+            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[no-untyped-call]
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
+        if resume_from_checkpoint is not None:
             self._load_from_checkpoint(resume_from_checkpoint)
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
