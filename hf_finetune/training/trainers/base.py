@@ -235,7 +235,8 @@ class TrainerMixin(ResumableTrainer):
                 super()._save(output_dir, *args, **kwargs)
         finally:
             _put_settings(config, in_training)
-        record_adapters_base(self, Path(output_dir or str(self.args.output_dir)))
+        if self.args.should_save:  # or two processes write into one file
+            record_adapters_base(self, Path(output_dir or str(self.args.output_dir)))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Estimate 6 per parameter and token, forward and backward (Kaplan et al., 2020)."""
