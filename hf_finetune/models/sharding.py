@@ -5,16 +5,19 @@ Whatever computes with such a model, or reads a weight of it, is done by all pro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.integrations import deepspeed
+
+BOUND = "_bound_method"
+Result = TypeVar("Result")
 
 
 def is_sharded(model: nn.Module) -> bool:
@@ -67,7 +70,7 @@ def put_whole(weight: Tensor, value: Tensor | None) -> None:
 
 
 @contextmanager
-def draw_as_one() -> Iterator[None]:
+def as_of_one_process() -> Iterator[None]:
     """Within the block a model is made whole on every process, with the random weights that a single one would draw."""
     # Under ZeRO-3 transformers (5.23) splits a model as it is made, and draws in another order.
     of_engine = deepspeed._hf_deepspeed_config_weak_ref
@@ -76,6 +79,20 @@ def draw_as_one() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = of_engine
+
+
+def bind_to(model: nn.Module, method: Callable[..., Result]) -> Callable[..., Result]:
+    """A method of a part of a model, called so that FSDP2 gathers weights as for the forward of the whole.
+
+    Of a model that is not split by FSDP2 it is the method itself.
+    """
+    if not isinstance(model, FSDPModule):
+        return method
+    # torch wraps what is an attribute of the module that is split: of an adapter's base that is the adapter.
+    vars(model)[BOUND] = method
+    register_fsdp_forward_method(model, BOUND)
+    bound: Callable[..., Result] = vars(model).pop(BOUND)
+    return bound
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def make_arguments(cell: str, folder: Path, strategy: str) -> list[str]:
     if recipe == "continued_pretraining":
         settings |= {"data.block_size": 32}
     elif recipe == "classification":
-        settings |= {"data.test_fraction": "null", "eval.calibrate": "false"}
+        settings |= {"data.test_fraction": "null", "data.stratify_by": "null", "eval.calibrate": "false"}
     if recipe != "classification":
         settings |= {"eval.max_new_tokens": 4}
     if recipe in ("sft", "lora"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +26,7 @@ from hf_finetune.evaluation.generation.streaming import decode_after
 from hf_finetune.evaluation.language_modeling.answers import Answer
 from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.lengths import get_max_length
+from hf_finetune.models.sharding import bind_to
 from hf_finetune.models.verification import round_for_flash
 
 
@@ -41,6 +42,8 @@ class GenerationSession:
     """Tokens that end a text."""
     max_positions: int | None
     """None where the model has no limit."""
+    generate: Callable[..., Any]
+    """The model's `generate`, for a model that is split over processes, too."""
     generator: torch.Generator
     """What the next tokens of text number `number` are drawn by."""
 
@@ -68,7 +71,8 @@ def generation_session(
     inner = unwrap_adapter(model)
     positions = get_max_length(tokenizer, inner.config)
     ended_by, generator = sorted(ends or {tokenizer.eos_token_id}), make_generator(settings, number)
-    session = GenerationSession(inner, tokenizer, settings, ended_by, positions, generator)
+    generate = bind_to(model, inner.generate) if inner is not model else inner.generate  # type: ignore[operator]
+    session = GenerationSession(inner, tokenizer, settings, ended_by, positions, generate, generator)
     # An adapter's base in training has the forward of its class: accelerate rounds the whole model's alone.
     modes = _blank_generation_config(inner), set_eval_mode(inner), keep_random_state(inner.device)
     with modes[0], modes[1], modes[2], round_for_flash(inner):
@@ -97,13 +101,13 @@ def generate_ids(
     the prompt only under `penalize_prompt`, for which there must be no padding. Raises `NonFiniteError` for NaN or
     infinite logits.
     """
-    model, penalty = session.model, session.settings.repetition_penalty
+    penalty = session.settings.repetition_penalty
     input_ids, attention_mask = _pad_left(session, prompts)
     longest = input_ids.shape[1]
     # Of a chat, the end token of earlier turns would be held down in every answer; without the columns of the prompt
     # the padding, which may be that token, is not counted either: https://github.com/huggingface/transformers/issues/26902
     unpenalized = 0 if penalize_prompt else longest
-    output = model.generate(  # type: ignore[operator]
+    output = session.generate(
         input_ids,
         attention_mask=attention_mask,
         generation_config=_make_generation_config(session, max_new_tokens),
@@ -123,7 +127,7 @@ def predict_next(session: GenerationSession, prompts: Sequence[Sequence[int]]) -
     config = GenerationConfig(
         max_new_tokens=1, pad_token_id=session.tokenizer.pad_token_id, output_logits=True, return_dict_in_generate=True
     )
-    output: Any = session.model.generate(input_ids, attention_mask=attention_mask, generation_config=config)  # type: ignore[operator]
+    output: Any = session.generate(input_ids, attention_mask=attention_mask, generation_config=config)
     logits: Tensor = output.logits[0].float()
     return logits
 

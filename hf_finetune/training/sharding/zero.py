@@ -75,8 +75,12 @@ def _link_states(zero: Any) -> None:
 
 def _put(parameter: nn.Parameter, value: Tensor | None, name: str | None) -> None:
     """Set the state `name` of a parameter, or the weight itself in 32 bits; without a value, what it is now."""
-    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state  # an extra
-    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+    from deepspeed.utils import (  # an extra
+        safe_set_full_fp32_param,
+        safe_set_full_optimizer_state,
+        safe_set_local_fp32_param,
+        safe_set_local_optimizer_state,
+    )
 
     if "ds_id" not in vars(parameter):
         given = parameter.detach().float() if value is None else value.to(parameter.device)

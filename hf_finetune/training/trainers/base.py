@@ -26,8 +26,8 @@ from hf_finetune.training.callbacks.log_file import KeepsSamples, LogFile
 from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.callbacks.offenders import MicroBatch, measure_gradients
 from hf_finetune.training.saving import record_adapters_base, save_verified
-from hf_finetune.training.sharding.gather import gather_weights
 from hf_finetune.training.seen import COUNTS, CountingCollator, Seen
+from hf_finetune.training.sharding.gather import gather_weights
 from hf_finetune.training.trainers.repeated_rows import leave_out_repeated
 from hf_finetune.training.trainers.resumable import ResumableTrainer
 from hf_finetune.training.trainers.samplers import LengthGroupedSampler, LongestFirstSampler, read_lengths

@@ -35,7 +35,6 @@ from hf_finetune.training.checkpoints.saver import CheckpointSaver
 from hf_finetune.training.checkpoints.state import (
     ReadsCheckpoints,
     check_records,
-    load_state,
     restore_callbacks,
     restore_optimizer,
     restore_random,
