@@ -37,7 +37,6 @@ from hf_finetune.models.files.untrusted import check_untrusted_files, find_local
 from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
 from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_presets import build_scratch_config
-from hf_finetune.models.sharding import as_of_one_process
 from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.models.verification import keep_save_dtype
@@ -99,8 +98,7 @@ def load_causal_lm(
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
     if model.scratch is not None:
-        with as_of_one_process():
-            loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
+        loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
         with refuse_changed_files(model.path):
             loaded = load_language_model(model, config=config, **options)

@@ -14,7 +14,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.integrations import deepspeed
 
 BOUND = "_bound_method"
 Result = TypeVar("Result")
@@ -67,18 +66,6 @@ def put_whole(weight: Tensor, value: Tensor | None) -> None:
         if value is not None:
             weight.copy_(value)
         dist.broadcast(weight.detach(), src=0)
-
-
-@contextmanager
-def as_of_one_process() -> Iterator[None]:
-    """Within the block a model is made whole on every process, with the random weights that a single one would draw."""
-    # Under ZeRO-3 transformers (5.23) splits a model as it is made, and draws in another order.
-    of_engine = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = of_engine
 
 
 def bind_to(model: nn.Module, method: Callable[..., Result]) -> Callable[..., Result]:

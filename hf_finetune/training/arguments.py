@@ -9,6 +9,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.training_args import ParallelMode
 
 from hf_finetune.config.checks.launch import NOT_SHARDED
@@ -39,6 +40,9 @@ def build_training_arguments(run: Run) -> TrainingArguments:
         cpu = bool(settings.get("use_cpu")) or not torch.accelerator.is_available()
         PartialState(cpu=cpu, timeout=timedelta(seconds=settings["ddp_timeout"]))
     args = _build(run, settings)
+    # A model is made as on one process, and split when it is prepared: under ZeRO-3 transformers (5.23) would split it
+    # as it is loaded, draw other random weights, and leave tensors without rows to all that looks at them.
+    unset_hf_deepspeed_config()
     redirect_trackers(run.output_dir, args.report_to or [])
     set_up_logging(main_process=args.process_index == 0)
     freeze_imported_objects()

@@ -21,7 +21,6 @@ from hf_finetune.config.reading.document import format_value
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.files.foreign_errors import ForeignError, foreign_errors, shorten_reason
 from hf_finetune.models.files.locate import find_file
-from hf_finetune.models.sharding import as_of_one_process
 
 SECONDS = 5.0
 """For finding the key: the largest models take a second to be built without memory."""
@@ -68,7 +67,7 @@ def _make_config(values: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def _make_empty(auto_class: Any, config: PreTrainedConfig) -> PreTrainedModel:
-    with torch.device("meta"), as_of_one_process():
+    with torch.device("meta"):
         built: PreTrainedModel = auto_class.from_config(config, trust_remote_code=False)
     return built
 
