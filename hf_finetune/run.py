@@ -112,7 +112,8 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     if hold_run_folder(run.output_dir):  # before anything in it is looked at
         sweep(Path(run.output_dir))
     run = continue_adapter(apply_defaults(run))
-    changes = check_typed_again(run, allow_changed=allow_changed)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    changes = check_typed_again(run, processes, allow_changed=allow_changed)
     claim_run_folder(run.output_dir, resume=resume)
     check_push(run)
     args = build_training_arguments(_with_train(run, resume_from_checkpoint=None))
@@ -150,7 +151,7 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
         **({} if args is None else {"findings": find_at_start(run, splits)}),
         **({} if args is None else {"processes": args.world_size, "machine": describe_machine()}),
         **({} if run.data.template_date is None else {"template_date": run.data.template_date}),
-        **({"changes": record_changes(_as_asked(run), resume)} if resume else {}),
+        **({"changes": record_changes(_as_asked(run), PartialState().num_processes, resume)} if resume else {}),
         "launch": format_launch_line(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "project": describe_commit(),
@@ -216,7 +217,7 @@ def finish_run(
         train=collect_train_stats(trainer, result),
         evaluation=evaluation,
         samples=samples,
-        distributed=describe_processes(trainer.accelerator.state),
+        distributed=describe_processes(trainer.accelerator.state) | trainer.held,
         environment=report_environment(),
     )
     tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs

@@ -10,7 +10,8 @@ record_changes      for the manifest
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hf_finetune.config import Change, Run, find_changes, read_settings
 from hf_finetune.environment import describe_machine
 from hf_finetune.errors import ConfigError, FinetuneError, Problem, RunFinished
 from hf_finetune.folders import AUTO, RUN_FILE, describe_finished, is_run_folder, list_numbered, read_manifest
+from hf_finetune.metric_info import say_count
 from hf_finetune.reporting import (
     Resumed,
     check_resumable,
@@ -32,6 +34,9 @@ from hf_finetune.shell import shell_path
 logger = logging.getLogger(__name__)
 
 ALLOW_CHANGED = "--allow-changed"
+OF_A_STEP = ("train.per_device_train_batch_size", "train.gradient_accumulation_steps")
+PER_DEVICE = 8
+"""The default of transformers for the rows of one process."""
 ELSEWHERE = "put it back, or name another output_dir"
 
 
@@ -52,8 +57,10 @@ def check_not_moved(argv: Sequence[str], run: Run) -> None:
     raise ConfigError(Problem(what, remedy, key="output_dir", code="HF910"))
 
 
-def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
+def check_typed_again(run: Run, processes: int, *, allow_changed: bool) -> list[Change]:
     """What of `run`, its defaults filled in, is another setting than the run in its folder has: it may go on with all.
+
+    `processes`: as many as it is to have, on all machines.
 
     Raises `RunFinished` where that run has come to its end and no more is asked for, and `ConfigError` where there is
     nothing to go on from or a change is not taken. No checkpoint is read. A finished run that was to be pushed, and was
@@ -69,7 +76,7 @@ def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
         check_resumable(run.output_dir, resume)
     if report is None and not list_numbered(Path(run.output_dir)):
         return []
-    changes = _compare(run)
+    changes = _compare(run, processes)
     if report is None:
         _refuse(changes, allow_changed=allow_changed)
         return changes
@@ -85,12 +92,17 @@ def check_typed_again(run: Run, *, allow_changed: bool) -> list[Change]:
 
 
 def check_processes(run: Run, processes: int, *, allow_changed: bool) -> None:
-    """Raise `ConfigError` where a run goes on with another number of processes, unless that is allowed."""
+    """Raise `ConfigError` where a run goes on with so many processes that a step has other rows, unless allowed."""
     before = read_manifest(Path(run.output_dir)).get("processes", processes)
     if before == processes or allow_changed or not list_numbered(Path(run.output_dir)):
         return
+    settings = read_settings(Path(run.output_dir, RUN_FILE))
+    if settings is not None and _count_rows(settings["train"], before) == _count_rows(run.train, processes):
+        return
     what = f"{processes} processes, and the run began with {before}: a step would be of other rows"
-    raise ConfigError(Problem(what, f"start as many, or allow it with {ALLOW_CHANGED}", code="HF901"))
+    raise ConfigError(
+        Problem(what, f"start as many, or let a step have as many rows, or allow it with {ALLOW_CHANGED}", code="HF901")
+    )
 
 
 def choose_checkpoint(run: Run, *, first: bool, broadcast: Any) -> str | None:
@@ -112,11 +124,11 @@ def choose_checkpoint(run: Run, *, first: bool, broadcast: Any) -> str | None:
     return found.checkpoint
 
 
-def record_changes(run: Run, checkpoint: str) -> list[dict[str, Any]]:
+def record_changes(run: Run, processes: int, checkpoint: str) -> list[dict[str, Any]]:
     """What has been changed on the way of a run that goes on from a checkpoint now, as its manifest has it."""
     before: list[dict[str, Any]] = read_manifest(Path(run.output_dir)).get("changes", [])
     now = [{"from": Path(checkpoint).name, "key": each.key, "old": each.old, "new": each.new, "kind": each.kind}
-           for each in _compare(run)]  # fmt: skip
+           for each in _compare(run, processes)]  # fmt: skip
     return [*before, *now]
 
 
@@ -140,14 +152,25 @@ def say_changes(changes: list[Change], checkpoint: str | None) -> None:
         logger.warning(what, reached["epoch"], extra={"code": "HF914"})
 
 
-def _compare(run: Run) -> list[Change]:
+def _compare(run: Run, processes: int) -> list[Change]:
     before = read_settings(Path(run.output_dir, RUN_FILE))
     if before is None:
         return []
-    same = read_manifest(Path(run.output_dir)).get("machine", {}) == describe_machine()
+    began = read_manifest(Path(run.output_dir))
+    same = began.get("machine", {}) == describe_machine()
     changes = find_changes(before, run, read_planned_steps(run.output_dir), same_machine=same)
+    rows = _count_rows(before.get("train", {}), began.get("processes", processes))
+    if rows == _count_rows(run.train, processes):  # which stand in the order of the run, by any number of processes
+        words = f"has {say_count(rows, 'row')} a step as before"
+        changes = [replace(each, kind="safe", words=words) if each.key in OF_A_STEP else each for each in changes]
     # Of another recipe it is another run: what else differs is no news.
     return [each for each in changes if each.key == "recipe"] or changes
+
+
+def _count_rows(train: Mapping[str, Any], processes: int) -> int:
+    """The rows of a step, over all processes."""
+    of_one = train.get("per_device_train_batch_size") or PER_DEVICE
+    return int(of_one) * int(train.get("gradient_accumulation_steps") or 1) * processes
 
 
 def _refuse(changes: list[Change], *, allow_changed: bool) -> None:

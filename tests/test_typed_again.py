@@ -51,9 +51,9 @@ def test_a_checkpoint_that_is_not_there_is_named_where_the_run_is_finished_too(r
     Path(run.output_dir, "report.json").write_text(json.dumps({"status": "done"}))
     for there in ("auto", "checkpoint-4"):  # the command that went on from it is typed again
         with pytest.raises(RunFinished):
-            check_typed_again(named(run, there), allow_changed=False)
+            check_typed_again(named(run, there), 1, allow_changed=False)
     with pytest.raises(ConfigError, match="no such checkpoint: checkpoint-7; name one of"):
-        check_typed_again(named(run, "checkpoint-7"), allow_changed=False)
+        check_typed_again(named(run, "checkpoint-7"), 1, allow_changed=False)
 
 
 def named(run: Run, checkpoint: str) -> Run:
@@ -71,7 +71,7 @@ def test_of_another_recipe_nothing_else_that_differs_is_said(run):
     settings = {"recipe": "sft", "model": {"path": "base"}, "train": {"learning_rate": 0.5, "seed": 9}}
     Path(run.output_dir, "run.yaml").write_text(json.dumps(settings))
     with pytest.raises(ConfigError) as refused:
-        check_typed_again(run, allow_changed=False)
+        check_typed_again(run, 1, allow_changed=False)
     [problem] = refused.value.problems
     assert (problem.key, problem.remedy) == ("recipe", "put it back, or name another output_dir")
 
@@ -113,7 +113,7 @@ def test_settings_that_cannot_be_compared_are_said(run, caplog):
     for torn in (b"\0" * 3_000, b"model: {", b"[]"):
         caplog.clear()
         file.write_bytes(torn)
-        assert check_typed_again(run, allow_changed=False) == []
+        assert check_typed_again(run, 1, allow_changed=False) == []
         say_changes([], f"{run.output_dir}/checkpoint-4")
         assert "run.yaml is torn, and is written anew: the settings are compared with nothing" in caplog.text
     caplog.clear()

@@ -63,13 +63,14 @@ def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> i
     run = load_run(argv, recipe, say_notes=False)  # the recipe says them
     check_not_moved(argv, run)
     # accelerate counts those of all machines: 16 on 2 machines are 8 here.
-    processes = int(settings.get("num_processes") or 1) // int(settings.get("num_machines") or 1)
+    of_all = int(settings.get("num_processes") or 1)
+    processes = of_all // int(settings.get("num_machines") or 1)
     if processes > 1:  # the first of them will hold it
         check_not_in_use(run.output_dir)
     else:
         hold_run_folder(run.output_dir)
     if run.model.adapter is None:  # which decides on settings; the recipe asks it again, after seconds of imports
-        check_typed_again(apply_defaults(run), allow_changed=allow_changed)
+        check_typed_again(apply_defaults(run), of_all, allow_changed=allow_changed)
     if recipe != "score":
         typed = ["hf-finetune", "train", *argv, "--on", where]
         kept = partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)

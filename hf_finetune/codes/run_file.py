@@ -315,6 +315,12 @@ RUN_FILE: dict[str, Code] = {
         "It sends or records who ran it, the machine or the code elsewhere, and no run is to tell that by itself.",
         "choose one of the trackers that the message lists, or none",
     ),
+    "HF689": Code(
+        "a model is not split over the processes as was asked for",
+        "error",
+        "Each process would hold more than it was meant to, or all of it: what was asked for is what runs.",
+        "name another launch file (--on), or mend this one",
+    ),
     "HF690": Code(
         "the run folder holds, or lies in, what is not of the run",
         "error",

@@ -39,7 +39,7 @@ def iterate_whole(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, 
     """Yield each weight whole, on its device, one at a time; every process calls it, and takes all of them."""
     for name, weight in weights:
         if isinstance(weight, DTensor):
-            yield name, weight.detach().full_tensor()
+            yield name, weight.full_tensor().detach()
         elif _is_partitioned(weight):
             from deepspeed.runtime.zero import GatheredParameters  # an extra
 
@@ -86,9 +86,10 @@ def bind_to(model: nn.Module, method: Callable[..., Result]) -> Callable[..., Re
 def as_own_class(model: nn.Module) -> Iterator[None]:
     """Within the block a model is of the class of which it was made, and not of the one that FSDP2 derives from it."""
     # transformers (5.23) saves the code of a custom model by its class, which would be torch's own files.
-    derived = type(model)
+    derived: Any = type(model)
     if isinstance(model, FSDPModule):
-        model.__class__ = next(each for each in derived.__bases__ if not issubclass(each, FSDPModule))
+        own: Any = next(each for each in derived.__bases__ if not issubclass(each, FSDPModule))
+        model.__class__ = own
     try:
         yield
     finally:

@@ -46,8 +46,8 @@ def save_verified(trainer: Trainer, decision: Decision | None = None) -> None:
 
     They are written and compared aside, with a classifier's `decision`, and then take the place of what was there. For
     an adapter, the base is loaded a second time. Of a model that is split over processes the files are read back and
-    their tensors compared, so that no process needs a second model. Raises `ModelError` where the logits differ, and `NonFiniteError`
-    where they are NaN or infinite.
+    their tensors compared, so that no process needs a second model. Raises `ModelError` where logits or tensors differ,
+    and `NonFiniteError` where logits are NaN or infinite.
     """
     folder = Path(str(trainer.args.output_dir))
     aside = folder / ASIDE

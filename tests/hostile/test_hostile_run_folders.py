@@ -77,8 +77,8 @@ def type_again(run: Run) -> None:
     """All that `start_run` and `record_inputs` ask of the folder, each whatever the one before has said."""
     folder, asks = run.output_dir, []
     asks.append(lambda: check_not_in_use(folder))
-    asks.append(lambda: say_changes(check_typed_again(run, allow_changed=True), f"{folder}/checkpoint-4"))
-    asks.append(lambda: check_typed_again(run, allow_changed=False))
+    asks.append(lambda: say_changes(check_typed_again(run, 1, allow_changed=True), f"{folder}/checkpoint-4"))
+    asks.append(lambda: check_typed_again(run, 1, allow_changed=False))
     asks.append(lambda: check_processes(run, 1, allow_changed=False))
     asks.append(lambda: claim_run_folder(folder, resume="auto"))
     asks.append(lambda: claim_run_folder(folder, resume=None))

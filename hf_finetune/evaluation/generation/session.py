@@ -71,7 +71,9 @@ def generation_session(
     inner = unwrap_adapter(model)
     positions = get_max_length(tokenizer, inner.config)
     ended_by, generator = sorted(ends or {tokenizer.eos_token_id}), make_generator(settings, number)
-    generate = bind_to(model, inner.generate) if inner is not model else inner.generate  # type: ignore[operator]
+    generate: Any = inner.generate  # of a model that is split itself accelerate has bound it
+    if inner is not model:
+        generate = bind_to(model, generate)
     session = GenerationSession(inner, tokenizer, settings, ended_by, positions, generate, generator)
     # An adapter's base in training has the forward of its class: accelerate rounds the whole model's alone.
     modes = _blank_generation_config(inner), set_eval_mode(inner), keep_random_state(inner.device)

@@ -72,7 +72,8 @@ def gather_optimizer(trainer: Trainer) -> dict[str, Any]:
 
 def _gather(value: Any, *, keeps: bool) -> Any:
     if not isinstance(value, DTensor):
-        return value
+        # A copy: it is written while the next steps count on.
+        return value.clone() if isinstance(value, Tensor) else value
     whole = value.full_tensor()  # every rank
     return whole.cpu() if keeps else None
 

@@ -26,7 +26,9 @@ def gather_state(zero: Any, *, keeps: bool) -> dict[str, Any]:
         if own and parameter.dtype != torch.float32:
             values[MASTER] = _keep(safe_get_full_fp32_param(parameter), keeps=keeps)
         if own and keeps:
-            state[number] = {name: value.clone() if isinstance(value, Tensor) else value for name, value in values.items()}
+            state[number] = {
+                name: value.clone() if isinstance(value, Tensor) else value for name, value in values.items()
+            }
     return {"state": state, "param_groups": describe_groups(zero)}
 
 
@@ -107,7 +109,7 @@ def _cut_part(value: Tensor, own: Tensor) -> Tensor:
 
 
 def _list_parameters(zero: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """The parameters in the order of the optimizer that was given, and the flat tensor of this rank with their parts."""
+    """The parameters in the order of the optimizer, and the flat tensor in which this rank has its parts of them."""
     if hasattr(zero, "fp16_groups"):  # stage 3
         pairs = zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True)
     else:
@@ -116,11 +118,21 @@ def _list_parameters(zero: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
         yield from ((parameter, flat) for parameter in group)
 
 
+def list_flat_parts(zero: Any) -> list[Tensor]:
+    """What this rank takes steps on, a flat tensor for each group."""
+    parts = zero.fp32_partitioned_groups_flat if hasattr(zero, "fp16_groups") else zero.single_partition_of_fp32_groups
+    return list(parts)
+
+
 def _number_groups(zero: Any) -> list[list[int]]:
     """The numbers of the parameters of each group."""
     # Stage 3 cuts a group into several.
     groups = zero.fp16_groups if hasattr(zero, "fp16_groups") else zero.bit16_groups
-    owners = [zero.sub_group_to_group_id[number] for number in range(len(groups))] if hasattr(zero, "fp16_groups") else range(len(groups))
+    owners = (
+        [zero.sub_group_to_group_id[number] for number in range(len(groups))]
+        if hasattr(zero, "fp16_groups")
+        else range(len(groups))
+    )
     numbered: list[list[int]] = [[] for _ in zero.optimizer.param_groups]
     first = 0
     for owner, group in zip(owners, groups, strict=True):

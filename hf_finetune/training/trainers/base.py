@@ -28,6 +28,7 @@ from hf_finetune.training.callbacks.offenders import MicroBatch, measure_gradien
 from hf_finetune.training.saving import record_adapters_base, save_verified
 from hf_finetune.training.seen import COUNTS, CountingCollator, Seen
 from hf_finetune.training.sharding.gather import gather_weights
+from hf_finetune.training.sharding.honored import describe_bytes
 from hf_finetune.training.trainers.repeated_rows import leave_out_repeated
 from hf_finetune.training.trainers.resumable import ResumableTrainer
 from hf_finetune.training.trainers.samplers import LengthGroupedSampler, LongestFirstSampler, read_lengths
@@ -53,6 +54,8 @@ class TrainerMixin(ResumableTrainer):
         collate: Any = self.data_collator
         self.data_collator = CountingCollator(collate, self.predicts_tokens)
         self.guard = use_guard(self)
+        self.held: dict[str, Any] = {}
+        """What `describe_bytes` has found at the end of training."""
         self._loss_before = torch.zeros(())
         self.log_lines = LogLines(self.seen)
         self.display = use_log_lines(self, self.log_lines)
@@ -114,6 +117,7 @@ class TrainerMixin(ResumableTrainer):
                 self.display.stop()
             self.log_file.end(self.state, raised)
             raise
+        self.held = describe_bytes(self)
         # It would warn that later evaluations, on the test split, lack its metric (transformers 5.23).
         self.remove_callback(EarlyStoppingCallback)
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
@@ -231,7 +235,7 @@ class TrainerMixin(ResumableTrainer):
         in_training = _find_settings(config)
         _put_settings(config, self._own_settings)
         try:
-            with as_own_class(self.model):
+            with as_own_class(self.model):  # type: ignore[arg-type]
                 super()._save(output_dir, *args, **kwargs)
         finally:
             _put_settings(config, in_training)

@@ -16,6 +16,7 @@ from transformers.trainer_utils import SaveStrategy, TrainOutput, get_last_check
 
 from hf_finetune.data.streaming.feed import PartedRows
 from hf_finetune.data.streaming.plan import STREAM_KEY
+from hf_finetune.environment.logs import hide_messages
 from hf_finetune.folders import read_run_id, was_changed
 from hf_finetune.folders.checkpoints import get_path, read_seal
 from hf_finetune.folders.record_kinds import SEEN
@@ -40,6 +41,7 @@ from hf_finetune.training.checkpoints.state import (
     restore_random,
 )
 from hf_finetune.training.seen import SeenCounter
+from hf_finetune.training.sharding.honored import check_honored
 from hf_finetune.training.trainers.parts import close_parts, select_part
 from hf_finetune.training.trainers.samplers import set_epoch
 
@@ -161,7 +163,8 @@ class ResumableTrainer(transformers.Trainer):
         self._name_best()
         step, run_id = self.state.global_step, read_run_id(self.checkpoints.folder)
         facts: dict[str, Any] = {"step": step, "run_id": run_id, LOSSES: self.losses.read()}
-        facts[COUNT] = count_trainable(self.model)
+        model: Any = self.model
+        facts[COUNT] = count_trainable(model)
         self.checkpoints.save(facts, self._read_rank())
         if any(isinstance(each, ReadsCheckpoints) for each in self.callback_handler.callbacks):
             self.checkpoints.writer.wait()
@@ -197,10 +200,12 @@ class ResumableTrainer(transformers.Trainer):
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """As in transformers, but DeepSpeed goes on from a checkpoint of ours, and not from one of its own."""
-        if not self.is_deepspeed_enabled:
-            return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)  # type: ignore[no-untyped-call]
-        prepared = super()._prepare_for_training(max_steps, train_dataloader, None)  # type: ignore[no-untyped-call]
-        if resume_from_checkpoint is not None:
+        engine = self.is_deepspeed_enabled
+        prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
+            max_steps, train_dataloader, None if engine else resume_from_checkpoint
+        )
+        check_honored(self)
+        if engine and resume_from_checkpoint is not None:
             self._load_from_checkpoint(resume_from_checkpoint)
             self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
@@ -269,7 +274,9 @@ class ResumableTrainer(transformers.Trainer):
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         """As in transformers (5.23), which keeps the intervals and the path of the best one that the checkpoint had."""
-        trained: tuple[int, int] = super()._init_training_state(max_steps, *args, **kwargs)
+        # What differs from the run that it goes on with was said as it was typed again.
+        with hide_messages("transformers.trainer_utils", "do not match"):
+            trained: tuple[int, int] = super()._init_training_state(max_steps, *args, **kwargs)
         self.state.compute_steps(self.args, max_steps)
         self.state.train_batch_size = self._train_batch_size
         self._name_best()  # in the folder as it is named now: https://github.com/huggingface/transformers/issues/48315

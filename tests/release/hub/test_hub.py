@@ -473,16 +473,16 @@ def test_a_finished_run_that_was_not_pushed_is_pushed_when_it_is_typed_again(hub
     with pytest.raises(NotPushedError):
         push_run(run)
     with pytest.raises(RunFinished):
-        check_typed_again(run, allow_changed=False)
+        check_typed_again(run, 1, allow_changed=False)
     assert set(hub.files("ada/model")) >= PUSHED - {"run.yaml"}
     hub.put("ada/model", "README.md", b"edited there")
     asked = len(hub.requests)
     with pytest.raises(RunFinished):
-        check_typed_again(run, allow_changed=False)
+        check_typed_again(run, 1, allow_changed=False)
     assert len(hub.requests) == asked, "it was pushed, and what is edited there stays"
     (folder / "report.json").write_text(json.dumps(report | {"train": {"steps": 9}}))  # it was trained on
     with pytest.raises(RunFinished):
-        check_typed_again(run, allow_changed=False)
+        check_typed_again(run, 1, allow_changed=False)
     assert hub.files("ada/model")["report.json"] == (folder / "report.json").read_bytes()
 
 

@@ -1,0 +1,99 @@
+"""What a launch asks for, and what the prepared model really is: no run trains otherwise than it was asked to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from transformers import Trainer
+
+from hf_finetune.environment.hardware import TRUE
+from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.models.sharding import count_own_bytes, is_sharded
+from hf_finetune.training.sharding.zero import list_flat_parts
+
+# As `distributed` of report.json names them.
+ONE, DDP, FSDP2 = "NO", "DDP", "FSDP2"
+
+
+@dataclass(frozen=True, slots=True)
+class Sharding:
+    """How a model is trained by several processes, and what one of them holds of it, in bytes."""
+
+    strategy: str
+    """NO, DDP, FSDP2, or ZERO with its stage."""
+    parameter_bytes: int
+    gradient_bytes: int
+    """Of a whole step, before the optimizer takes it."""
+    optimizer_bytes: int
+    """0 before the first step."""
+
+
+def find_asked(trainer: Trainer, environment: Mapping[str, str] = os.environ) -> str:
+    """What the run file or `accelerate launch` asks for, as `Sharding.strategy` has it."""
+    args: Any = trainer.args
+    if args.deepspeed or _is_set(environment, "ACCELERATE_USE_DEEPSPEED"):
+        plugin: Any = trainer.accelerator.state.deepspeed_plugin
+        stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2") if plugin is None else plugin.zero_stage
+        return f"ZERO{stage}"
+    if args.fsdp or _is_set(environment, "ACCELERATE_USE_FSDP"):
+        return FSDP2
+    return DDP if args.world_size > 1 else ONE
+
+
+def find_sharding(trainer: Trainer) -> Sharding:
+    """What the model and the optimizer of a Trainer really are, by looking at them; once they are prepared."""
+    model: Any = trainer.model
+    weights = list(model.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
+    if trainer.is_deepspeed_enabled:
+        zero: Any = trainer.optimizer.optimizer  # type: ignore[union-attr]
+        flat = list_flat_parts(zero)
+        return Sharding(
+            f"ZERO{trainer.model_wrapped.zero_optimization_stage()}",
+            count_own_bytes(weights),
+            sum(each.nbytes for each in flat),
+            sum(each.nbytes for each in flat) + _count_states(zero.optimizer),
+        )
+    wrapped: Any = trainer.model_wrapped
+    wrapped = getattr(wrapped, "_orig_mod", wrapped)  # of torch.compile
+    kind = FSDP2 if is_sharded(model) else DDP if isinstance(wrapped, DistributedDataParallel) else ONE
+    optimizer: Any = trainer.optimizer
+    return Sharding(kind, count_own_bytes(weights), count_own_bytes(trained), _count_states(optimizer))
+
+
+def check_honored(trainer: Trainer) -> None:
+    """Raise `ConfigError` where the prepared model is not split as was asked for; every rank calls it."""
+    asked, found = find_asked(trainer), find_sharding(trainer)
+    if asked == found.strategy:
+        return
+    what = f"{asked} was asked for, and what was prepared is {found.strategy}"
+    remedy = "name another launch file (--on), or mend this one: accelerate (1.15) knows FSDP on accelerators alone"
+    raise ConfigError(Problem(what, remedy, key="accelerate launch", code="HF689"))
+
+
+def describe_bytes(trainer: Trainer) -> dict[str, Any]:
+    """What one process holds, for `distributed` of report.json; once training is over and the optimizer still there."""
+    found = find_sharding(trainer)
+    return {
+        "strategy": found.strategy,
+        "bytes_per_process": {
+            "parameters": found.parameter_bytes,
+            "gradients": found.gradient_bytes,
+            "optimizer": found.optimizer_bytes,
+        },
+    }
+
+
+def _count_states(optimizer: Any) -> int:
+    states = [each for state in optimizer.state.values() for each in state.values() if isinstance(each, Tensor)]
+    return sum((each.to_local() if isinstance(each, DTensor) else each).nbytes for each in states)
+
+
+def _is_set(environment: Mapping[str, str], name: str) -> bool:
+    return environment.get(name, "").lower() in TRUE
