@@ -153,9 +153,9 @@ def _find_split(matrix: Tensor) -> Split | None:
     spread = matrix.placements if isinstance(matrix, DTensor) else ()
     dims = [dim for dim, placement in enumerate(spread) if not placement.is_replicate()]
     if matrix.ndim != 2:
-        raise _refuse(f"one of {matrix.numel():,} values is laid out in {matrix.ndim} dimensions")
+        raise _refuse(f"one of shape {tuple(matrix.shape)} is no matrix")
     if len(dims) > 1 or any(spread[dim] != Shard(0) for dim in dims):
-        raise _refuse(f"one of {matrix.shape[0]:,} x {matrix.shape[1]:,} is spread as {', '.join(map(str, spread))}")
+        raise _refuse(f"one of shape {tuple(matrix.shape)} is spread as {', '.join(map(repr, spread))}")
     if not isinstance(matrix, DTensor) or not dims or matrix.device_mesh.size(dims[0]) == 1:
         return None
     return Split(matrix.device_mesh, dims[0], matrix.dtype)

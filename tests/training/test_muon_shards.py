@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from models.scratch_models import tiny_model, token_ids
 from muon_ranks import Ranks, start_ranks
@@ -22,7 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Placement, Replicate, Shard
 
-from hf_finetune.errors import ConfigError, MachineError, Problem
+from hf_finetune.errors import ConfigError, MachineError
 from hf_finetune.training import muon
 from hf_finetune.training.muon import MuonFactory, MuonWithAdamW
 from hf_finetune.training.muon_shards import _check_agreed, count_rows, estimate_cost, group_by_split, share_out
@@ -34,8 +36,9 @@ ODD = {"hidden_size": 30, "num_attention_heads": 3}
 
 @pytest.fixture(scope="module", autouse=True)
 def what_a_message_needs():
-    """Loaded before the processes are forked, not in each of them."""
-    str(Problem("a message"))
+    """Imported before the processes are forked, not in each of them at its first error."""
+    with pytest.raises(MachineError):
+        _check_agreed([[1, 0]], [0])
 
 
 @pytest.fixture(scope="module")
@@ -328,14 +331,18 @@ def test_a_step_sends_each_value_to_one_rank_and_back(ranks):
     assert full < 1.05 * gathered * 2 / count
 
 
-@given(st.lists(st.tuples(st.integers(1, 4096), st.integers(1, 4096)), max_size=60), st.integers(1, 64))
-def test_matrices_are_shared_out_evenly(shapes, count):
-    loads = [0] * count
-    for shape, owner in zip(shapes, share_out(shapes, count), strict=True):
-        loads[owner] += estimate_cost(shape)
-    most = max(map(estimate_cost, shapes), default=0)
-    assert max(loads) - min(loads) <= most
-    assert sum(loads) == sum(map(estimate_cost, shapes))
+@settings(max_examples=30)
+@example([(64, 64), (64, 64), (80, 80)], 2)  # in this order they would be 1 + 2 against 1
+@given(st.lists(st.tuples(st.integers(1, 4096), st.integers(1, 4096)), min_size=1, max_size=6), st.integers(1, 3))
+def test_matrices_are_shared_out_within_four_thirds_of_the_best_way(shapes, count):
+    def find_most(owners: Iterable[int]) -> int:
+        loads = [0] * count
+        for shape, owner in zip(shapes, owners, strict=True):
+            loads[owner] += estimate_cost(shape)
+        return max(loads)
+
+    best = min(map(find_most, itertools.product(range(count), repeat=len(shapes))))
+    assert 3 * count * find_most(share_out(shapes, count)) <= (4 * count - 1) * best
 
 
 @given(st.integers(1, 50), st.integers(1, 9))
@@ -358,12 +365,12 @@ def refuse_spread(placements: list[Placement]) -> str:
 def test_matrices_that_are_spread_otherwise_are_refused(two):
     for message in two.get(refuse_spread, [Shard(1)]):
         assert message.startswith("train.optim: muon needs whole matrices")
-        assert "one of 4 x 6 is spread as S(1); use adamw_torch_fused" in message
+        assert "and one of shape (4, 6) is spread as Shard(dim=1); use adamw_torch_fused" in message
 
 
 def test_a_parameter_that_was_laid_out_flat_is_refused():
     optimizer = MuonWithAdamW([{"params": [nn.Parameter(torch.zeros(24))], "use_muon": True}], lr=0.02)
-    with pytest.raises(ConfigError, match=REFUSED.format("one of 24 values is laid out in 1 dimension")):
+    with pytest.raises(ConfigError, match=REFUSED.format(r"one of shape \(24,\) is no matrix;")):
         optimizer.step()
 
 
