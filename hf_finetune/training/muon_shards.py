@@ -181,8 +181,8 @@ def _check_agreed(found: list[list[int]], ranks: list[int]) -> None:
 def _exchange(pieces: list[Tensor], sent: list[int], received: list[int], split: Split, dtype: torch.dtype) -> Tensor:
     """Send pieces in the order of the ranks, `sent` values to each; returns `received` values of each, in a row."""
     device = torch.device(split.mesh.device_type)  # offloaded ones are on the CPU, where nothing is fast
-    flat = [each.reshape(-1).to(device, dtype) for each in pieces]
-    going = torch.cat(flat) if flat else torch.empty(0, device=device, dtype=dtype)
+    flat = torch.cat([each.reshape(-1) for each in pieces]) if pieces else torch.empty(0)
+    going = flat.to(device, dtype)
     came = going.new_empty(sum(received))
     dist.all_to_all_single(came, going, received, sent, group=split.group)
     return came

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Ranks:
 def start_ranks(count: int, folder: Path) -> Iterator[Ranks]:
     """Start them, and end them after the block."""
     ours, theirs = zip(*(PROCESSES.Pipe() for _ in range(count)), strict=True)
-    arguments = [(rank, count, folder / "store", pipe) for rank, pipe in enumerate(theirs)]
+    arguments = [(rank, count, folder / "store", pipe, ours) for rank, pipe in enumerate(theirs)]
     processes = [PROCESSES.Process(target=_serve, args=each, daemon=True) for each in arguments]
     for process in processes:
         process.start()
@@ -60,14 +60,17 @@ def start_ranks(count: int, folder: Path) -> Iterator[Ranks]:
             process.join()
 
 
-def _serve(rank: int, count: int, store: Path, pipe: Connection) -> None:
+def _serve(rank: int, count: int, store: Path, pipe: Connection, others: tuple[Connection, ...]) -> None:
+    for each in others:  # with a copy of them here, the end of the tests' process would not be seen
+        each.close()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=count)
-    while True:
-        function, args = pipe.recv()
-        try:
-            answer = function(*args)
-        except Exception as raised:
-            traceback.print_exc()
-            answer = raised
-        pipe.send(answer)
+    with suppress(EOFError):
+        while True:
+            function, args = pipe.recv()
+            try:
+                answer = function(*args)
+            except Exception as raised:
+                traceback.print_exc()
+                answer = raised
+            pipe.send(answer)

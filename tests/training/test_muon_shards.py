@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from models.scratch_models import tiny_model, token_ids
 from muon_ranks import Ranks, start_ranks
 from torch import Tensor, nn
+from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_model_state_dict,
     get_optimizer_state_dict,
+    set_model_state_dict,
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
@@ -231,6 +234,28 @@ def test_a_state_goes_on_on_another_number_of_processes(two, four, on_one, tmp_p
     assert_close(saved[2]["state"], get_optimizer_state_dict(model, optimizer, options=WHOLE)["state"])
     groups = [[{**group, "betas": [*group["betas"]]} for group in each["param_groups"]] for each in saved]
     assert groups[0] == groups[1] == groups[2]
+
+
+def save_after_a_step(folder: Path) -> None:
+    model, optimizer = build_gpt((dist.get_world_size(),))
+    take_steps(model, optimizer, range(1))
+    state = {"model": get_model_state_dict(model), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    checkpoint.save(state, checkpoint_id=folder)
+
+
+def go_on_from(folder: Path) -> dict[str, Tensor]:
+    model, optimizer = build_gpt((dist.get_world_size(),))
+    state = {"model": get_model_state_dict(model), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    checkpoint.load(state, checkpoint_id=folder)
+    set_model_state_dict(model, state["model"])
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+    take_steps(model, optimizer, range(1, 3))
+    return {name: gather(param) for name, param in model.named_parameters()}
+
+
+def test_shards_of_a_state_that_each_process_has_saved_load_in_more_processes(two, four, on_one, tmp_path):
+    two.get(save_after_a_step, tmp_path)
+    assert_close(in_processes(four, go_on_from, tmp_path), on_one)
 
 
 def describe_states() -> tuple[list[Any], list[Any]]:
