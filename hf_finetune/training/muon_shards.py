@@ -51,12 +51,13 @@ class Split:
             yield
         except Exception as raised:
             error = raised
-        said = torch.tensor([error is not None, mark], device=self.mesh.device_type)
-        found = [torch.empty_like(said) for _ in range(self.mesh.size(self.dim))]
-        dist.all_gather(found, said, group=self.group)
+        failed = -1 if error is None else dist.get_rank()
+        said = torch.tensor([failed, mark, -mark], device=self.mesh.device_type)
+        for dim in range(self.mesh.ndim):  # replicas too: they would wait in the next reduction of gradients
+            dist.all_reduce(said, dist.ReduceOp.MAX, self.mesh.get_group(dim))
         if error is not None:
             raise error
-        _check_agreed([each.tolist() for each in found], dist.get_process_group_ranks(self.group))
+        _check_agreed(*said.tolist())
 
 
 def group_by_split(matrices: Sequence[Tensor]) -> dict[Split | None, list[Tensor]]:
@@ -167,15 +168,15 @@ def _refuse(what: str) -> ConfigError:
     return ConfigError(Problem(what, "use adamw_torch_fused, or launch with fsdp2", key="train.optim", code="HF606"))
 
 
-def _check_agreed(found: list[list[int]], ranks: list[int]) -> None:
-    """Raise where a rank has failed, or has another mark; `found` has both of each of `ranks`."""
-    failed = [rank for rank, (has_failed, _) in zip(ranks, found, strict=True) if has_failed]
-    if failed:
-        what = f"process {failed[0]} has failed in a step of muon, and this one ends with it"
+def _check_agreed(failed: int, highest: int, lowest_below_zero: int) -> None:
+    """Raise where a rank has failed, else -1, or where the highest and the lowest mark are not the same."""
+    if failed >= 0:
+        what = f"process {failed} has failed in a step of muon, and this one ends with it"
         raise MachineError(Problem(what, "what that one says is why", code="HF713"))
-    if len({mark for _, mark in found}) > 1:
-        message = f"the matrices that have a gradient are not the same on processes {ranks}"
-        raise RuntimeError(f"{message}: each is put together of the rows of all")
+    if highest != -lowest_below_zero:
+        raise RuntimeError(
+            "processes have gradients of different matrices, and each is put together of the rows of all"
+        )
 
 
 def _exchange(pieces: list[Tensor], sent: list[int], received: list[int], split: Split, dtype: torch.dtype) -> Tensor:
