@@ -6,6 +6,7 @@ trainers/       transformers' Trainer, TRL's SFTTrainer and the classifiers' one
 checkpoints/    all that a run goes on from, written beside training
 callbacks/      the log line, the progress bars, trackers, energy, and the guard against values that are not finite
 muon            Muon for matrices with AdamW for the rest
+muon_shards     the same where FSDP2 has spread the rows of matrices over ranks
 memory_settings what to set where memory runs out
 packing_check   whether a model keeps packed rows apart, tried on the model itself
 saving          save, reload, compare

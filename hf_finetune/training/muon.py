@@ -14,6 +14,15 @@ from transformers import PreTrainedModel, TrainingArguments
 from hf_finetune.config.sections import Run
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.models.classification_head import unwrap_adapter
+from hf_finetune.training.muon_shards import (
+    Split,
+    check_has_values,
+    direct_shared,
+    get_gradients,
+    get_local,
+    group_by_split,
+    mark_present,
+)
 
 # Quintic Newton-Schulz coefficients of https://kellerjordan.github.io/posts/muon/: they favor the slope at zero over
 # convergence, so that five steps bring every singular value into about [0.7, 1.2]. x -> a x + b x^3 + c x^5 takes a
@@ -42,7 +51,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     Muon's update is scaled by 0.2 * sqrt(max(rows, columns)), so that its root mean square matches AdamW's and one
     learning rate and weight decay serve both (Liu et al., 2025, https://arxiv.org/abs/2502.16982).
-    Gradients must be full matrices and equal on all ranks, as with DDP; FSDP shards them.
+    Parameters are whole, with gradients that are equal on all ranks, as with DDP; or FSDP2 has spread their rows over
+    the ranks: then each matrix is orthogonalized on one of them (`muon_shards`), and states are spread as parameters.
     """
 
     # bfloat16 as `compute_dtype` halves a step on hardware that has it, but amplifies the last bits of a gradient to
@@ -69,51 +79,100 @@ class MuonWithAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            params: list[Tensor] = [param for param in group["params"] if param.grad is not None]
-            gradients = [param.grad for param in params if param.grad is not None]
-            if not params:
-                continue
-            update = self._update_muon if group["use_muon"] else self._update_adamw
-            update(params, gradients, group)
+            if group["use_muon"]:
+                for split, params in group_by_split(group["params"]).items():
+                    self._update_muon(params, group, split)
+            else:
+                self._update_adamw([param for param in group["params"] if param.grad is not None], group)
         return loss
 
-    def _update_muon(self, params: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        """Update matrices in place; each parameter and its gradient are (rows, columns)."""
+    def _update_muon(self, matrices: list[Tensor], group: dict[str, Any], split: Split | None) -> None:
+        """Update matrices in place, each (rows, columns), or the rows that this rank has of them by `split`."""
+        has_gradient = [matrix.grad is not None for matrix in matrices]
+        params = [matrix for matrix, present in zip(matrices, has_gradient, strict=True) if present]
+        if split is None:
+            directions = self._iterate_directions(self._advance(params, group))
+        else:
+            with split.agree(mark_present(has_gradient)):
+                updates = self._advance(params, group)
+            directions = self._share_directions(params, updates, split)
+        local = get_local(params)
+        for indices, moves in directions:
+            rows, columns = params[indices[0]].shape
+            alpha = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
+            torch._foreach_add_([local[i] for i in indices], moves, alpha=alpha)
+
+    def _advance(self, params: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+        """Decay the weights and advance the momenta; returns what is to be orthogonalized, this rank's part of it."""
+        if not params:
+            return []
         for param in params:
             if not self.state[param]:
                 self.state[param]["momentum_buffer"] = torch.zeros_like(param)
         if group["weight_decay"]:
-            torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
-        momenta = [self.state[param]["momentum_buffer"] for param in params]
+            torch._foreach_mul_(get_local(params), 1 - group["lr"] * group["weight_decay"])
+        momenta = get_local([self.state[param]["momentum_buffer"] for param in params])
+        gradients = get_gradients(params)
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = torch._foreach_lerp(gradients, momenta, group["momentum"])  # Nesterov
-        for (rows, columns), indices in _group_by_shape(params).items():
+        return list(torch._foreach_lerp(gradients, momenta, group["momentum"]))  # Nesterov
+
+    def _iterate_directions(self, updates: list[Tensor]) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """Orthogonalize whole matrices, those of one shape together; yields their indices with the results."""
+        for (rows, columns), indices in _group_by_shape(updates).items():
             stacked = torch.stack([updates[i] for i in indices])  # (count, rows, columns)
             wide = stacked if rows <= columns else stacked.mT
             directions = orthogonalize(wide, self.compute_dtype)
             directions = directions if rows <= columns else directions.mT
-            alpha = -group["lr"] * 0.2 * max(rows, columns) ** 0.5
-            torch._foreach_add_([params[i] for i in indices], list(directions.unbind()), alpha=alpha)
+            yield indices, list(directions.unbind())
 
-    def _update_adamw(self, params: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> None:
-        """Update parameters of any shape in place, as torch's AdamW; each gradient has its parameter's shape."""
+    def _share_directions(
+        self, params: list[Tensor], updates: list[Tensor], split: Split
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
+        """As `_iterate_directions`, for the rows that this rank has of matrices that are spread over several."""
+        if not params:  # nor on any other rank
+            return
+
+        def direct(matrices: list[Tensor]) -> list[Tensor]:
+            found = {
+                i: move
+                for indices, moves in self._iterate_directions(matrices)
+                for i, move in zip(indices, moves, strict=True)
+            }
+            return [found[i] for i in range(len(matrices))]
+
+        # What was computed in bfloat16 loses nothing in it on its way back.
+        narrow = min(split.dtype, self.compute_dtype, key=lambda dtype: dtype.itemsize)
+        shapes = [(param.shape[0], param.shape[1]) for param in params]
+        shared = direct_shared(updates, shapes, split, narrow, direct)
+        for indices in _group_by_shape(params).values():
+            yield indices, [shared[i].to(split.dtype) for i in indices]
+
+    def _update_adamw(self, params: list[Tensor], group: dict[str, Any]) -> None:
+        """Update parameters of any shape in place, as torch's AdamW, each rank what it has of them."""
+        if not params:
+            return
         for param in params:
             if not self.state[param]:
                 zeros = {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
                 self.state[param].update(step=torch.zeros(()), **zeros)
         states = [self.state[param] for param in params]
-        first, second, steps = ([state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+        first, second, steps = (
+            get_local([each[name] for each in states]) for name in ("exp_avg", "exp_avg_sq", "step")
+        )
         beta1, beta2 = group["betas"]
         options = {name: group[name] for name in ("lr", "weight_decay", "eps")}
         options |= {"foreach": True, "amsgrad": False, "maximize": False}
-        adamw(params, gradients, first, second, [], steps, beta1=beta1, beta2=beta2, **options)
+        adamw(get_local(params), get_gradients(params), first, second, [], steps, beta1=beta1, beta2=beta2, **options)
 
 
 class MuonFactory:
     """Builds a `MuonWithAdamW` from a model, in the form that `Trainer(optimizer_cls_and_kwargs=...)` calls."""
 
     def __call__(self, model: PreTrainedModel, *, lr: float, weight_decay: float, **options: Any) -> MuonWithAdamW:
-        """Assign hidden matrices to Muon; embeddings, head, norms and biases to AdamW, without weight decay."""
+        """Assign hidden matrices to Muon; embeddings, head, norms and biases to AdamW, without weight decay.
+
+        Raises `ConfigError` where ZeRO-3 has taken the parameters apart.
+        """
         embedding_lr = lr * options.pop("embedding_lr", 2.0)
         options["betas"] = (options.pop("beta1", 0.9), 0.95)
         # `base_model` of a model excludes the head, over the vocabulary or the labels; that of a PeftModel does not.
@@ -122,6 +181,7 @@ class MuonFactory:
         tables |= set(map(id, _list_parts_of_embeddings(body)))
         hidden = {id(param) for param in body.parameters() if param.ndim == 2} - tables
         trained = [param for param in model.parameters() if param.requires_grad]
+        check_has_values(trained)
         embeddings = [param for param in trained if id(param) in tables]
         matrices = [param for param in trained if id(param) in hidden]
         rest = [param for param in trained if id(param) not in tables | hidden]
