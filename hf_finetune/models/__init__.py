@@ -9,7 +9,7 @@ embeddings                          rows for the tokens that a chat template add
 saved, base_and_tuned               a saved model to generate or predict with, beside what it was tuned from
 verification                        what was saved is what was trained
 generation_config                   the end-of-turn token in what is saved
-parameters                          counts by component
+weights/                            counts by component; models that are split over processes
 adapters/                           LoRA and its kin: attach, load, go on with, targets, rows of new tokens
 files/                              the files of a model: found, not trusted, hashed, pinned to a commit
 ready_made/                         a model folder of a package of PyPI, or of a GGUF file
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from hf_finetune.models.generation_config import stop_after_turns
     from hf_finetune.models.lengths import block_size, row_length, text_length
     from hf_finetune.models.loading import load_causal_lm, load_config
-    from hf_finetune.models.parameters import count_parameters
     from hf_finetune.models.ready_made.make import MadeModel, check_source, make_model
     from hf_finetune.models.ready_made.packages import PACKAGES
     from hf_finetune.models.saved import is_sequence_classifier, load_for_generation, load_for_prediction
     from hf_finetune.models.tokenizer_probe import probe_tokenizer
     from hf_finetune.models.tokenizers import load_tokenizer
+    from hf_finetune.models.weights.parameters import count_parameters
 
 __all__ = [
     "PACKAGES",

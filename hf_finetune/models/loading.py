@@ -35,11 +35,11 @@ from hf_finetune.models.files.quantized import disable_4bit_repacking, load_quan
 from hf_finetune.models.files.stamps import refuse_changed_files
 from hf_finetune.models.files.untrusted import check_untrusted_files, find_local_folder
 from hf_finetune.models.generation_config import check_generation_file, check_savable, settle_generation
-from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_presets import build_scratch_config
 from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.models.verification import keep_save_dtype
+from hf_finetune.models.weights.parameters import count_parameters
 from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)

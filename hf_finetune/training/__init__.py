@@ -5,6 +5,7 @@ arguments       the section `train` -> TrainingArguments, and what else a proces
 trainers/       transformers' Trainer, TRL's SFTTrainer and the classifiers' one; samplers
 checkpoints/    all that a run goes on from, written beside training
 callbacks/      the log line, the progress bars, trackers, energy, and the guard against values that are not finite
+sharding/       state of a model that is split over processes; what was asked for and what was prepared
 muon            Muon for matrices with AdamW for the rest
 muon_shards     the same where FSDP2 has spread the rows of matrices over ranks
 memory_settings what to set where memory runs out

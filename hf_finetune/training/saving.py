@@ -23,8 +23,8 @@ from hf_finetune.folders.decision_record import DECISION
 from hf_finetune.models.classification_head import find_classification_head, fold_decision
 from hf_finetune.models.decision import Decision, write_decision
 from hf_finetune.models.files.adapter import is_adapter
-from hf_finetune.models.sharding import get_own_part
 from hf_finetune.models.verification import compute_probe_logits, find_save_dtype, verify_saved
+from hf_finetune.models.weights.sharding import get_own_part
 from hf_finetune.training.allocator import return_freed_memory
 from hf_finetune.training.sharding.gather import gather_weights, is_split
 from hf_finetune.training.sharding.saved import verify_tensors

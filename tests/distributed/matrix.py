@@ -31,7 +31,7 @@ RECIPES = ("continued_pretraining", "sft", "lora", "classification")
 ROWS = {"even": 40, "uneven": 41}
 # Rows of a process at once, and micro-batches of a step, of two processes.
 BATCHES = {"plain": (4, 1), "accumulated": (2, 2)}
-WORDS = "the a red blue small large cat dog house tree runs sleeps sees likes finds under over near".split()
+WORDS = ("the", "a", "red", "blue", "small", "large", "cat", "dog", "house", "tree", "runs", "sleeps", "sees", "likes")
 
 ON_CPU = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "-1,-1", "ACCELERATE_MIXED_PRECISION": "no"}
 FSDP = ON_CPU | {
@@ -92,7 +92,9 @@ def make_arguments(cell: str, folder: Path, strategy: str, **more: Any) -> list[
         "train.per_device_train_batch_size": per_device, "train.gradient_accumulation_steps": accumulated,
         "train.per_device_eval_batch_size": 4, "train.num_train_epochs": 1, "train.max_steps": -1,
         "train.logging_steps": 1, "train.eval_strategy": "epoch", "train.learning_rate": 1e-3,
-        "train.optim": "adamw_torch", "train.warmup_steps": 0, "train.bf16": "false", "train.save_strategy": "steps",
+        "train.optim": "adamw_torch", "train.warmup_steps": 0, "train.bf16": "false",
+        # Of a gradient of 1e-9 AdamW would make a step of its rounding.
+        "train.adam_epsilon": 1e-6, "train.save_strategy": "steps",
         "train.save_steps": 3, "train.load_best_model_at_end": "false",
     }  # fmt: skip
     if recipe == "continued_pretraining":
@@ -143,7 +145,9 @@ def launch(runs: Sequence[Sequence[Any]], folder: Path, processes: int) -> str:
     plan = folder / "plan.json"
     plan.write_text(json.dumps([[*run[:2], list(map(str, run[2]))] for run in runs]), encoding="utf-8")
     command = [sys.executable, *(ranks if processes > 1 else []), __file__, "--plan", str(plan)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
         raise RuntimeError(done.stdout[-6000:])
     return done.stdout

@@ -9,9 +9,9 @@ import torch
 
 from hf_finetune.config.sections import ScratchSection
 from hf_finetune.errors import ModelError
-from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_gpt import ScratchGPTConfig, ScratchGPTForCausalLM
 from hf_finetune.models.scratch_presets import PRESETS, build_scratch_config
+from hf_finetune.models.weights.parameters import count_parameters
 
 
 def config_of(vocab_size: int = 4096, **section) -> ScratchGPTConfig:

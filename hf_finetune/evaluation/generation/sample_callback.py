@@ -19,7 +19,7 @@ from transformers import (
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.evaluation.generation.display import format_logged
 from hf_finetune.evaluation.generation.prompts import Sample, answer_prompts, check_prompts, continue_prompts
-from hf_finetune.models.sharding import is_sharded
+from hf_finetune.models.weights.sharding import is_sharded
 from hf_finetune.privacy import OF_LINES
 
 logger = logging.getLogger(__name__)

@@ -26,8 +26,8 @@ from hf_finetune.evaluation.generation.streaming import decode_after
 from hf_finetune.evaluation.language_modeling.answers import Answer
 from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.lengths import get_max_length
-from hf_finetune.models.sharding import bind_to
 from hf_finetune.models.verification import round_for_flash
+from hf_finetune.models.weights.sharding import bind_to
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from hf_finetune.config.sections import Run
 from hf_finetune.errors import NonFiniteError, Problem
 from hf_finetune.evaluation.statistics.bootstrap import Array, Statistic
-from hf_finetune.models.parameters import count_parameters
+from hf_finetune.models.weights.parameters import count_parameters
 
 
 @dataclass(frozen=True)

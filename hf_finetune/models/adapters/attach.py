@@ -44,9 +44,9 @@ from hf_finetune.models.files.adapter import (
     write_base_record,
 )
 from hf_finetune.models.files.stamps import refuse_changed_files
-from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.tokenizer_probe import probe_tokenizer
 from hf_finetune.models.verification import compute_probe_logits, plan_reload, use_class_forward
+from hf_finetune.models.weights.parameters import count_parameters
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.sharding import get_own_part
+from hf_finetune.models.weights.sharding import get_own_part
 
 STEPS_WATCHED = 5
 NAMES_SHOWN = 3

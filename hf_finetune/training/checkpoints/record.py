@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
-from hf_finetune.models.sharding import count_numbers
+from hf_finetune.models.weights.sharding import count_numbers
 
 COUNT, LOSSES = "trainable", "losses"
 KEPT_LOSSES = 64

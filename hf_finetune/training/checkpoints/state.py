@@ -65,8 +65,8 @@ def read_state(
     """The state of a run as JSON and tensors; every rank calls it, and rank 0 gets that of all.
 
     `rank` is what differs between ranks, its random generators among it, `beside` weights that are in no file of
-    weights. `shards`: the optimizer is split over the ranks. Raises `ModelError` where optimizer or schedule keep what no
-    checkpoint can hold.
+    weights. `shards`: the optimizer is split over the ranks. Raises `ModelError` where optimizer or schedule keep what
+    no checkpoint can hold.
     """
     optimizer, schedule, scaler = _get_parts(trainer)
     state = {

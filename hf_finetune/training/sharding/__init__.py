@@ -2,5 +2,6 @@
 
 gather      weights and optimizer, whole, on the process that saves; and back to the parts
 zero        the same of an optimizer that DeepSpeed has split
+honored     what a launch asks for, and what was prepared
 saved       what was saved, read back and compared
 """

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from transformers import Trainer
 
-from hf_finetune.models.sharding import iterate_whole, put_whole
+from hf_finetune.models.weights.sharding import iterate_whole, put_whole
 from hf_finetune.training.sharding.zero import describe_groups, gather_state, list_shapes, put_state
 
 

@@ -14,7 +14,7 @@ from transformers import Trainer
 
 from hf_finetune.environment.hardware import TRUE
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.models.sharding import count_own_bytes, is_sharded
+from hf_finetune.models.weights.sharding import count_own_bytes, is_sharded
 from hf_finetune.training.sharding.zero import list_flat_parts
 
 # As `distributed` of report.json names them.
@@ -52,10 +52,11 @@ def find_sharding(trainer: Trainer) -> Sharding:
     weights = list(model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
     if trainer.is_deepspeed_enabled:
+        engine: Any = trainer.model_wrapped
         zero: Any = trainer.optimizer.optimizer  # type: ignore[union-attr]
         flat = list_flat_parts(zero)
         return Sharding(
-            f"ZERO{trainer.model_wrapped.zero_optimization_stage()}",
+            f"ZERO{engine.zero_optimization_stage()}",
             count_own_bytes(weights),
             sum(each.nbytes for each in flat),
             sum(each.nbytes for each in flat) + _count_states(zero.optimizer),

@@ -20,7 +20,7 @@ from hf_finetune.data.streaming.feed import PartedRows
 from hf_finetune.errors import ConfigError, DataError, ModelError, Problem
 from hf_finetune.folders import LOG
 from hf_finetune.metric_info import SCHEDULES_WITHOUT_WARMUP
-from hf_finetune.models.sharding import as_own_class
+from hf_finetune.models.weights.sharding import as_own_class
 from hf_finetune.training.callbacks import use_guard, use_log_lines
 from hf_finetune.training.callbacks.log_file import KeepsSamples, LogFile
 from hf_finetune.training.callbacks.log_lines import LogLines

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM
+from hf_finetune.models.weights.parameters import count_parameters
 
 # Width, heads and true number of layers of the published models.
 PUBLISHED = {"124M": (768, 12, 12), "355M": (1024, 16, 24), "774M": (1280, 20, 36), "1.5B": (1600, 25, 48)}

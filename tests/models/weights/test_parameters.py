@@ -22,8 +22,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from hf_finetune.models.parameters import count_parameters
 from hf_finetune.models.scratch_gpt import ScratchGPTForSequenceClassification
+from hf_finetune.models.weights.parameters import count_parameters
 
 SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_finetune.models.sharding import count_numbers
+from hf_finetune.models.weights.sharding import count_numbers
 
 # Tried in this order, on the names of the modules around a parameter: the first match is its component.
 # model.layers.0.self_attn.q_norm.weight matches "norms" (q_norm) before "attention" (self_attn).

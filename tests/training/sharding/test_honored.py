@@ -1,0 +1,31 @@
+"""A run is not trained otherwise than it was asked to."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models.scratch_models import tiny_model
+from training.trainers.sft_runs import trainer_of, uneven_rows
+
+from hf_finetune.errors import ConfigError
+from hf_finetune.training.sharding.honored import check_honored
+
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+def test_a_launch_whose_sharding_was_left_out_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    trainer = trainer_of(tiny_model(), tmp_path, uneven_rows(), max_steps=2)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate reads it, where it looks
+    with pytest.raises(ConfigError, match=r"FSDP2 was asked for, and what was prepared is NO"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_what_was_asked_for_passes(tmp_path):
+    trainer = trainer_of(tiny_model(), tmp_path, uneven_rows(), max_steps=2)
+    trainer.train()
+    check_honored(trainer)
+    held = trainer.held["bytes_per_process"]
+    assert held["parameters"] == sum(each.nbytes for each in trainer.model.parameters())
+    assert held["optimizer"] > 2 * held["gradients"] > 0
