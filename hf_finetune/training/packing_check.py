@@ -15,6 +15,7 @@ from hf_finetune.data.tokenization.collators import RowCollator, pop_row_index
 from hf_finetune.data.tokenization.documents import BlockCollator
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.verification import round_for_flash, uses_flash
+from hf_finetune.training.sharding.gather import raise_together
 
 # Relative to the largest logit. Between two packed rows that differ in their first document only, the logits of the
 # second are bit-identical: shapes are equal, and masked tokens weigh exactly 0. LLM.int8() rounds a batch as one.
@@ -30,13 +31,23 @@ needs_flat = uses_flash
 others."""
 
 
-@torch.no_grad()
 def check_packing(model: PreTrainedModel, rows: Dataset) -> None:
-    """Compare a document's logits behind one packed neighbor, behind another, and alone.
+    """Compare a document's logits behind one packed neighbor, behind another, and alone; every rank calls it.
 
     Does nothing where rows are not packed, nor documents isolated. Raises `ModelError` where the logits differ by more
     than rounding.
     """
+    problem: ModelError | None = None
+    if PartialState().is_main_process:  # under FSDP2 the others may have no weights yet
+        try:
+            _check(model, rows)
+        except ModelError as refused:
+            problem = refused
+    raise_together(problem)
+
+
+@torch.no_grad()
+def _check(model: PreTrainedModel, rows: Dataset) -> None:
     # The wrong mask is silent: the loss falls, on tokens that see another document
     # (https://github.com/huggingface/trl/issues/1230). Can go when transformers raises for such a mask.
     blocks = "position_ids" in rows.column_names  # `data.isolate_documents`

@@ -31,6 +31,11 @@ RECIPES = ("continued_pretraining", "sft", "lora", "classification")
 ROWS = {"even": 40, "uneven": 41}
 # Rows of a process at once, and micro-batches of a step, of two processes.
 BATCHES = {"plain": (4, 1), "accumulated": (2, 2)}
+# Of SFT alone.
+EXTRAS: dict[str, dict[str, Any]] = {
+    "packed": {"train.packing": "true"},
+    "grouped": {"train.train_sampling_strategy": "group_by_length"},
+}
 WORDS = ("the", "a", "red", "blue", "small", "large", "cat", "dog", "house", "tree", "runs", "sleeps", "sees", "likes")
 
 ON_CPU = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "-1,-1", "ACCELERATE_MIXED_PRECISION": "no"}
@@ -60,7 +65,8 @@ def list_strategies() -> list[str]:
 
 def list_cells() -> list[str]:
     """The names of all cells of a strategy."""
-    return [f"{recipe}-{rows}-{batch}" for recipe in RECIPES for rows in ROWS for batch in BATCHES]
+    cells = [f"{recipe}-{rows}-{batch}" for recipe in RECIPES for rows in ROWS for batch in BATCHES]
+    return [*cells, *(f"sft-{rows}-{batch}-{extra}" for rows in ROWS for batch in BATCHES for extra in EXTRAS)]
 
 
 def write_rows(folder: Path) -> None:
@@ -83,7 +89,7 @@ def write_rows(folder: Path) -> None:
 
 def make_arguments(cell: str, folder: Path, strategy: str, **more: Any) -> list[str]:
     """The command line of a cell; `more` settings take the place of its own."""
-    recipe, rows, batch = cell.split("-")[:3]
+    recipe, rows, batch, *extra = cell.split("-")
     per_device, accumulated = BATCHES[batch] if strategy != "one" else (8, 1)
     kind = {"continued_pretraining": "documents", "classification": "labels"}.get(recipe, "chats")
     settings: dict[str, Any] = {
@@ -107,7 +113,7 @@ def make_arguments(cell: str, folder: Path, strategy: str, **more: Any) -> list[
         settings |= {"model.path": folder / "base", "train.max_length": 64}
     if strategy in ("one", "ddp"):
         settings |= {"train.use_cpu": "true"}
-    settings |= more
+    settings |= {name: value for each in extra for name, value in EXTRAS[each].items()} | more
     return [f"recipes/configs/{recipe}.yaml", *(f"{name}={value}" for name, value in settings.items())]
 
 

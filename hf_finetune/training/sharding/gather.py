@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils import gather_object
 from peft import PeftModel
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -116,8 +116,6 @@ def _shard_like(value: Any, parameter: Tensor) -> Any:
 
 def raise_together(problem: Exception | None) -> None:
     """Raise on every rank what one of them has found; the others have nothing to add."""
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, problem)
-    for each in found:
+    for each in gather_object([problem]):
         if each is not None:
             raise each
