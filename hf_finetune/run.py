@@ -27,6 +27,7 @@ from hf_finetune.chat import today
 from hf_finetune.config import SFT_RECIPES, RecipeName, Run, dump_dict, dump_yaml, load_run
 from hf_finetune.data import Splits, keep_rejected_lines, keep_row_prints
 from hf_finetune.environment import (
+    check_tasks,
     describe_commit,
     describe_machine,
     describe_processes,
@@ -63,6 +64,7 @@ from hf_finetune.reporting import (
     say_folder_outside,
     write_run_folder,
 )
+from hf_finetune.shell import shell_line
 from hf_finetune.training import (
     TrainerMixin,
     apply_defaults,
@@ -101,12 +103,13 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     `HubError` where `hub:` asks for a push that the Hub would refuse.
     """
     allow_changed = ALLOW_CHANGED in argv
+    words = read_launch_words()
+    check_tasks(os.environ, shell_line(words))
     argv = [each for each in argv if each != ALLOW_CHANGED]
     run = load_run(argv, recipe)
     check_not_moved(argv, run)
     resume = get_resume(run.train)
     pushes = run.hub is not None
-    words = read_launch_words()
     unwind_when_stopped(partial(describe_kept, run.output_dir, words, resume, pushes=pushes, began=time.time()))
     advise_when_out_of_memory(partial(suggest_memory_settings, run))
     if hold_run_folder(run.output_dir):  # before anything in it is looked at
@@ -226,6 +229,7 @@ def finish_run(
 
 def start_scoring(argv: Sequence[str]) -> Run:
     """`start_run` of a run that scores a saved model: answers are greedy unless its file says how they are drawn."""
+    check_tasks(os.environ, shell_line(read_launch_words()))
     run = with_greedy_decoding(load_run(argv, recipe="score"))
     unwind_when_stopped()
     hold_run_folder(run.output_dir)

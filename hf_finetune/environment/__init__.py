@@ -5,6 +5,7 @@ versions        of this package, and of those that it stands on
 facts           the `environment` part of a report
 commit          which state of the user's own project a run was made from
 doctor          what is wrong with an installation: `hf-finetune doctor`
+machines        the machines of a launch: how many, which of them this is, where the first one listens
 processes       the processes of a launch, as accelerate runs them
 bare_process    what a process inherits that deals with files of others
 launched        the `accelerate launch` that started this process
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
     from hf_finetune.environment.hardware import describe_machine, detect_hardware
     from hf_finetune.environment.logs import set_up_logging
+    from hf_finetune.environment.machines import check_port, check_tasks, find_machines
     from hf_finetune.environment.processes import describe_processes, init_processes
     from hf_finetune.environment.progress_lines import ProgressLines
     from hf_finetune.environment.project_files import (
@@ -50,6 +52,8 @@ __all__ = [
     "MachineInfo",
     "ProgressLines",
     "__version__",
+    "check_port",
+    "check_tasks",
     "check_versions",
     "collect_machine_info",
     "describe_commit",
@@ -59,6 +63,7 @@ __all__ = [
     "detect_hardware",
     "diagnose_machine",
     "escape_logged_lines",
+    "find_machines",
     "find_project_file",
     "find_shipped",
     "find_versions",
