@@ -156,4 +156,18 @@ MACHINE: dict[str, Code] = {
         "nothing was started. The launcher starts the processes of a machine itself: one task a machine.",
         "type the line that the message shows",
     ),
+    "HF725": Code(
+        "the processes of a run were not started for the same run",
+        "error",
+        "Each machine reads a run file and has libraries of its own. With other settings or versions the processes "
+        "would train different models and average them, without a sign of it in the loss.",
+        "copy the run file and install the same versions on every machine",
+    ),
+    "HF726": Code(
+        "the run folder is not shared by the machines of the run",
+        "error",
+        "The first process writes checkpoints and results there, and the others read them: to go on, to load the best "
+        "one, to compare what was saved.",
+        "name a folder on a file system that all machines have",
+    ),
 }

@@ -6,7 +6,7 @@ facts           the `environment` part of a report
 commit          which state of the user's own project a run was made from
 doctor          what is wrong with an installation: `hf-finetune doctor`
 machines        the machines of a launch: how many, which of them this is, where the first one listens
-processes       the processes of a launch, as accelerate runs them
+processes       the processes of a launch, as accelerate runs them, and whether all are of the same run
 bare_process    what a process inherits that deals with files of others
 launched        the `accelerate launch` that started this process
 threads         how many torch computes with, and how they wait
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from hf_finetune.environment.hardware import describe_machine, detect_hardware
     from hf_finetune.environment.logs import set_up_logging
     from hf_finetune.environment.machines import check_port, check_tasks, find_machines
-    from hf_finetune.environment.processes import describe_processes, init_processes
+    from hf_finetune.environment.processes import check_same, check_shared, describe_processes, init_processes
     from hf_finetune.environment.progress_lines import ProgressLines
     from hf_finetune.environment.project_files import (
         find_project_file,
@@ -53,6 +53,8 @@ __all__ = [
     "ProgressLines",
     "__version__",
     "check_port",
+    "check_same",
+    "check_shared",
     "check_tasks",
     "check_versions",
     "collect_machine_info",
