@@ -12,6 +12,7 @@ from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.config.validation.hf_settings import MUON
 from hf_finetune.environment.hardware import TRUE
 
+INSTALL_DEEPSPEED = 'in the clone of hf-finetune: pip install ".[deepspeed]"'
 _REWRITE = "set fsdp_version: 2 in its fsdp_config (`accelerate to-fsdp2 --config_file FILE` rewrites what is older)"
 
 
@@ -115,13 +116,13 @@ def list_conflicts(engine: Engine | None, asked: Asked) -> Iterator[Conflict]:
             f"asks for {engine.shown}, which splits a model over GPUs alone: on a CPU accelerate would train a whole "
         )
         what += "copy on each process"
-        remedy = "take a file without an engine, such as --on cpu_2proc, or a machine with GPUs"
+        remedy = "take a launch file that splits nothing, such as --on cpu_2proc, or a machine with GPUs"
         yield Conflict(what, remedy, "HF687", _key_of(engine))
         return
     # That of `train.deepspeed` is looked for with the other optional packages of a run file.
     if engine.name == "deepspeed" and engine.said_by != "train.deepspeed" and not _is_installed("deepspeed"):
         what = f"asks for {engine.shown}, and the package deepspeed is not installed"
-        yield Conflict(what, "pip install 'deepspeed>=0.18', or take --on fsdp2", "HF711")
+        yield Conflict(what, f"{INSTALL_DEEPSPEED}, or take --on fsdp2", "HF711")
         return
     yield from _list_of_settings(engine, asked)
 
