@@ -129,8 +129,8 @@ def test_fsdp1_is_not_run(on_gpus, only_problem, monkeypatch):
 def test_deepspeed_that_is_not_installed_is_missed_at_once(on_gpus, only_problem, monkeypatch):
     monkeypatch.setattr(engines, "_is_installed", lambda package: False)
     [said] = refusals("zero2", ADAMW)
-    what = "distributed_type: asks for ZeRO-2, and the package deepspeed is not installed; in the clone of hf-finetune: "
-    what += 'pip install ".[deepspeed]", or take --on fsdp2'
+    what = "distributed_type: asks for ZeRO-2, and the package deepspeed is not installed; in the clone of hf-finetune"
+    what += ': pip install ".[deepspeed]", or take --on fsdp2'
     assert said.startswith(f"{FILES / 'zero2.yaml'}: {what}")
     for name, value in LAUNCHES["zero2"].items():
         monkeypatch.setenv(name, value)
