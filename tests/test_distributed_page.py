@@ -111,6 +111,13 @@ def test_its_job_of_kubernetes_tells_each_pod_which_one_it_is(say):
     assert said.startswith("--on multi_node_fsdp2: asks for 8 GPUs, and there is none")
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "accelerate_configs").glob("[!c]*.yaml")))
+def test_every_file_is_launched_as_far_as_a_machine_without_gpus_goes(say, name):
+    several = ["--machine-rank", "0", "--main-process-ip", "127.0.0.1"] if name.startswith("multi_node") else []
+    said = say(["hf-finetune", "train", "run.yaml", "--on", name, *several], {})
+    assert re.match(rf"--on {name}: asks for (a GPU|[28] GPUs), and there is none on this machine", said)
+
+
 def test_its_table_of_files_has_all_of_them():
     files = {path.stem for path in (ROOT / "accelerate_configs").glob("*.yaml")}
     rows = re.findall(r"^\| (`.*?`) \| [a-z]", PAGE, re.MULTILINE)

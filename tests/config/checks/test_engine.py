@@ -100,6 +100,8 @@ def test_fsdp_on_a_cpu_is_refused_for_accelerate_would_train_whole_copies(on_gpu
     assert said.endswith("[HF687]")
     [said] = refusals("fsdp2", ADAMW, use_cpu=True, hardware=Hardware("cpu"))
     assert said.endswith("[HF687]")
+    [said] = refusals("fsdp2", ADAMW, num_processes=1, hardware=Hardware("mps"))
+    assert said.endswith("[HF687]")
     # Without use_cpu it asks for GPUs as every such file does.
     [said] = refusals("fsdp2", ADAMW, hardware=Hardware("cpu"))
     assert said.startswith("--on fsdp2: asks for 2 GPUs, and there is none")
@@ -135,6 +137,12 @@ def test_deepspeed_that_is_not_installed_is_missed_at_once(on_gpus, only_problem
     for name, value in LAUNCHES["zero2"].items():
         monkeypatch.setenv(name, value)
     assert only_problem(ADAMW).code == "HF711"
+
+
+def test_more_processes_on_the_command_line_than_the_kind_of_launch_starts_are_refused(on_gpus):
+    [said] = refusals("cpu", ADAMW, num_processes=4)
+    assert said.startswith("cpu: num_processes: asks for 4 processes, and distributed_type: NO starts one; set")
+    assert refusals("cpu_2proc", ADAMW, num_processes=4) == []
 
 
 def test_the_stage_is_that_of_the_file_which_deepspeed_reads(on_gpus, only_problem, monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from hf_finetune.config.checks.launch.gpus import (
     launch_problem,
     named_gpus,
 )
-from hf_finetune.config.checks.launch.launch_file import read_launch_file
+from hf_finetune.config.checks.launch.launch_file import list_wrong_processes, read_launch_file
 from hf_finetune.config.checks.mappings import read_mapping
 from hf_finetune.config.reading.document import RunDocument
 from hf_finetune.environment.hardware import Hardware
@@ -48,6 +49,8 @@ __all__ = [
 ]
 
 _BY_ACCELERATE = "accelerate launch"
+# Apple's GPU is one, of which accelerate makes no group.
+_NONE_TO_SPLIT_OVER = ("cpu", "mps")
 
 
 def check_launch(document: RunDocument, run: Any, hardware: Hardware) -> None:
@@ -58,7 +61,7 @@ def check_launch(document: RunDocument, run: Any, hardware: Hardware) -> None:
         return
     if document.is_refused("train.fsdp", "train.fsdp_config", "train.deepspeed"):
         return
-    on_cpu = use_cpu or hardware.accelerator == "cpu"
+    on_cpu = use_cpu or hardware.accelerator in _NONE_TO_SPLIT_OVER
     asked = Asked(run.train.optim, _find_quantized(run.model), bool(run.train.fsdp), bool(run.train.deepspeed), on_cpu)
     train = run.train
     of_run = engine_of_run(
@@ -90,9 +93,12 @@ def check_launch_file(
     train = {} if run is None else run.train
     if train.get("fsdp") and str(settings.get("distributed_type", "NO")).upper() == "NO":
         raise ConfigError(Problem(*NOT_SHARDED, key="train.fsdp", code="HF684"))
+    # The command line may ask for other numbers than the file, which was looked at by itself.
+    if wrong := list(list_wrong_processes(settings, settings.get("distributed_type"))):
+        raise ConfigError([replace(each, path=where) for each in wrong])
     if problem := launch_problem(f"--on {where}", gpus_of_file(settings), hardware, use_cpu=use_cpu):
         raise ConfigError(problem)
-    on_cpu = use_cpu or is_on_cpu(settings) or hardware.accelerator == "cpu"
+    on_cpu = use_cpu or is_on_cpu(settings) or hardware.accelerator in _NONE_TO_SPLIT_OVER
     quantized = None if run is None else _find_quantized(run.model)
     asked = Asked(train.get("optim"), quantized, bool(train.get("fsdp")), bool(train.get("deepspeed")), on_cpu)
     problems = []

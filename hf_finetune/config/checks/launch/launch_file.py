@@ -136,7 +136,7 @@ def _check_kind(settings: Mapping[str, Any]) -> Iterator[Problem]:
         yield from _check_fsdp(settings.get("fsdp_config") or {})
     if given == "DEEPSPEED" and isinstance(settings.get("deepspeed_config") or {}, dict):
         yield from _check_deepspeed(settings, settings.get("deepspeed_config") or {})
-    yield from _check_processes(settings, given)
+    yield from list_wrong_processes(settings, given)
 
 
 def _check_fsdp(given: Mapping[str, Any]) -> Iterator[Problem]:
@@ -185,7 +185,7 @@ def _check_deepspeed(settings: Mapping[str, Any], given: Mapping[str, Any]) -> I
         yield Problem(what, remedy, key="deepspeed_config.deepspeed_multinode_launcher", code="HF604")
 
 
-def _check_processes(settings: Mapping[str, Any], kind: Any) -> Iterator[Problem]:
+def list_wrong_processes(settings: Mapping[str, Any], kind: Any) -> Iterator[Problem]:
     """Processes that accelerate (1.15) would not start, or would refuse in a traceback."""
     processes, machines = _whole(settings.get("num_processes")), _whole(settings.get("num_machines")) or 1
     one = kind == "NO" or (kind == "MULTI_CPU" and not settings.get("mpirun_config"))
@@ -195,7 +195,13 @@ def _check_processes(settings: Mapping[str, Any], kind: Any) -> Iterator[Problem
         yield Problem(what, remedy, key="num_processes", code="HF606")
     ids = str(settings.get("gpu_ids", "all"))
     local = processes // machines
-    if ids != "all" and kind in ("MULTI_GPU", "FSDP", "DEEPSPEED") and 0 < len(ids.split(",")) != local > 0:
+    # "-1,-1" hides all GPUs, from however many processes.
+    if (
+        ids != "all"
+        and not ids.startswith("-1")
+        and kind in ("MULTI_GPU", "FSDP", "DEEPSPEED")
+        and 0 < len(ids.split(",")) != local > 0
+    ):
         what = f"names {len(ids.split(','))} for {local} process{'es' if local > 1 else ''} on this machine"
         yield Problem(what, "name one GPU a process, or leave gpu_ids at all", key="gpu_ids", code="HF606")
 
