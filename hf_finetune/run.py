@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,6 +28,9 @@ from hf_finetune.chat import today
 from hf_finetune.config import SFT_RECIPES, RecipeName, Run, dump_dict, dump_yaml, load_run
 from hf_finetune.data import Splits, keep_rejected_lines, keep_row_prints
 from hf_finetune.environment import (
+    check_same,
+    check_shared,
+    check_tasks,
     describe_commit,
     describe_machine,
     describe_processes,
@@ -37,6 +41,7 @@ from hf_finetune.environment import (
     report_environment,
     set_up_logging,
 )
+from hf_finetune.errors import ConfigError, DataError
 from hf_finetune.evaluation import ScoreResult, with_greedy_decoding
 from hf_finetune.folders import hold_run_folder, leave_newer, read_run_id, sweep
 from hf_finetune.interruption import LAUNCHER, unwind_when_stopped
@@ -63,6 +68,7 @@ from hf_finetune.reporting import (
     say_folder_outside,
     write_run_folder,
 )
+from hf_finetune.shell import shell_line
 from hf_finetune.training import (
     TrainerMixin,
     apply_defaults,
@@ -101,12 +107,13 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     `HubError` where `hub:` asks for a push that the Hub would refuse.
     """
     allow_changed = ALLOW_CHANGED in argv
+    words = read_launch_words()
+    check_tasks(os.environ, shell_line(words))
     argv = [each for each in argv if each != ALLOW_CHANGED]
     run = load_run(argv, recipe)
     check_not_moved(argv, run)
     resume = get_resume(run.train)
     pushes = run.hub is not None
-    words = read_launch_words()
     unwind_when_stopped(partial(describe_kept, run.output_dir, words, resume, pushes=pushes, began=time.time()))
     advise_when_out_of_memory(partial(suggest_memory_settings, run))
     if hold_run_folder(run.output_dir):  # before anything in it is looked at
@@ -117,6 +124,9 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
     claim_run_folder(run.output_dir, resume=resume)
     check_push(run)
     args = build_training_arguments(_with_train(run, resume_from_checkpoint=None))
+    _check_same_run(run)
+    if not args.save_on_each_node:
+        check_shared(Path(run.output_dir))
     check_processes(run, args.world_size, allow_changed=allow_changed)
     checkpoint = choose_checkpoint(run, first=args.process_index == 0, broadcast=broadcast_object_list)
     args.resume_from_checkpoint = checkpoint
@@ -139,11 +149,13 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
     """
     resume = None if args is None else args.resume_from_checkpoint
     threads = keep_threads(read_threads(run.output_dir) if resume else None)
+    summary = splits.summarize()
+    _check_same_data(summary)
     if not (PartialState().is_main_process if args is None else args.should_save):
         return
     manifest = {
         "run_id": (find_run_id(run.output_dir, resume) if resume else None) or make_run_id(),
-        "data": splits.summarize(),
+        "data": summary,
         "model": describe_model_source(run.model),
         "versions": get_installed_versions(),
         "seed": run.eval.seed if args is None else args.seed,
@@ -163,6 +175,27 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
     keep_rejected_lines(Path(run.output_dir), splits, resume=bool(resume))
     if args is not None:
         keep_row_prints(Path(run.output_dir), splits, resume=bool(resume))
+
+
+def _check_same_run(run: Run) -> None:
+    """Raise `ConfigError` on all processes where one has other settings, or other versions of the libraries."""
+    settings = {
+        f"{section}.{name}" if isinstance(values, dict) else section: value
+        for section, values in dump_dict(run).items()
+        for name, value in (values.items() if isinstance(values, dict) else [("", values)])
+    }
+    remedy = "start every machine with the same run file, settings and kind of device"
+    check_same(settings, "other settings", remedy, ConfigError, "HF725")
+    versions = {**get_installed_versions(), "Python": platform.python_version()}
+    check_same(versions, "other versions", "install the same ones on every machine", ConfigError, "HF725")
+
+
+def _check_same_data(summary: Mapping[str, Any]) -> None:
+    """Raise `DataError` on all processes where one has read other rows."""
+    rows = {f"the rows of {name}": value for name, value in summary["splits"].items()}
+    others = {name: summary[name] for name in ("format", "labels", "stream") if name in summary}
+    remedy = "give each machine the same files, and leave them alone while a run starts"
+    check_same(rows | others, "read other data", remedy, DataError, "HF932")
 
 
 def _with_train(run: Run, **settings: Any) -> Run:
@@ -227,12 +260,14 @@ def finish_run(
 
 def start_scoring(argv: Sequence[str]) -> Run:
     """`start_run` of a run that scores a saved model: answers are greedy unless its file says how they are drawn."""
+    check_tasks(os.environ, shell_line(read_launch_words()))
     run = with_greedy_decoding(load_run(argv, recipe="score"))
     unwind_when_stopped()
     hold_run_folder(run.output_dir)
     claim_run_folder(run.output_dir, resume=None)
     processes = init_processes()
     set_up_logging(main_process=processes.is_main_process)
+    _check_same_run(run)
     pin_scored(run)
     return run
 

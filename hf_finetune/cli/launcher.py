@@ -11,7 +11,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,12 @@ from hf_finetune.config import (
     read_recipe_name,
 )
 from hf_finetune.environment import (
+    check_port,
+    check_tasks,
     check_versions,
     describe_threads,
     detect_hardware,
+    find_machines,
     find_project_file,
     find_shipped,
     share_threads,
@@ -46,51 +50,94 @@ from hf_finetune.typed_again import ALLOW_CHANGED, check_not_moved, check_typed_
 logger = logging.getLogger(__name__)
 
 
-def launch(argv: Sequence[str], where: str, *, allow_changed: bool = False) -> int:
+def launch(
+    argv: Sequence[str], where: str, *, allow_changed: bool = False, machines: Mapping[str, Any] | None = None
+) -> int:
     """Check the run, print its launch line and run that line; returns the recipe's exit code.
 
     `argv` is the run file and its overrides, `where` a file of accelerate_configs or its name; a run goes on with
-    other settings where `allow_changed` says so.
+    other settings where `allow_changed` says so. `machines` are options of accelerate that say which of several
+    machines this is, None where they are not given.
     Raises `ConfigError` before anything is launched, where the machine lacks what `where` asks for, too.
     """
     check_versions()
     config = find_accelerate_config(where)
-    settings = read_launch_file(config)
-    check_visible(where, settings, os.environ)
-    if (ids := named_gpus(settings)) is not None:
-        os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
+    started = _start_here(config, where, argv, machines or {})
     recipe = read_recipe_name(argv[0], argv[1:])
     run = load_run(argv, recipe, say_notes=False)  # the recipe says them
     check_not_moved(argv, run)
-    # accelerate counts those of all machines: 16 on 2 machines are 8 here.
-    of_all = int(settings.get("num_processes") or 1)
-    processes = of_all // int(settings.get("num_machines") or 1)
-    if processes > 1:  # the first of them will hold it
-        check_not_in_use(run.output_dir)
+    if started.processes > 1:  # the first of them will hold it
+        _check_not_in_use(run, started.machine)
     else:
         hold_run_folder(run.output_dir)
     if run.model.adapter is None:  # which decides on settings; the recipe asks it again, after seconds of imports
-        check_typed_again(apply_defaults(run), of_all, allow_changed=allow_changed)
+        check_typed_again(apply_defaults(run), started.processes, allow_changed=allow_changed)
     if recipe != "score":
-        typed = ["hf-finetune", "train", *argv, "--on", where]
+        typed = ["hf-finetune", "train", *argv, "--on", where, *started.typed]
         kept = partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)
         describe_when_stopped(partial(kept, began=time.time()))
-    use_cpu, fsdp = bool(run.train.get("use_cpu")), bool(run.train.get("fsdp"))
-    check_launch_file(where, settings, detect_hardware(), use_cpu=use_cpu, fsdp=fsdp)
+    use_cpu = bool(run.train.get("use_cpu"))
+    check_launch_file(where, started.settings, detect_hardware(), use_cpu=use_cpu, run=run, path=config)
     if run.hub is not None:
         from hf_finetune.release import check_push  # huggingface_hub: not for runs that stay here
 
         check_push(run)  # the recipe asks again; here it costs no import of torch
     script = find_project_file("recipes", f"{recipe}.py")
     os.environ["HF_FINETUNE_CONFIG_FILE"] = f"{config.parent.name}/{config.name}"
-    arguments = ["--config_file", str(config), str(script), *argv, *([ALLOW_CHANGED] if allow_changed else [])]
-    share_threads(os.environ, max(1, processes))
+    options = ["--config_file", str(config), *started.options]
+    arguments = [*options, str(script), *argv, *([ALLOW_CHANGED] if allow_changed else [])]
+    share_threads(os.environ, max(1, started.local))
     say_folder_outside(run.output_dir)
+    if started.said:
+        logger.info("%s", started.said)
     logger.info("%s\n", shorten(shell_line(["accelerate", "launch", *arguments])))
-    logger.info("%s%s", f"{processes} processes of " if processes > 1 else "", describe_threads())
+    logger.info("%s%s", f"{started.local} processes of " if started.local > 1 else "", describe_threads())
     _check_rows(run)
     logger.info("loading the libraries")
     return _run_accelerate_launch(arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """What is started on this machine."""
+
+    settings: dict[str, Any]
+    """Of the launch file, with what the command line and the environment say in their place."""
+    options: list[str]
+    """Those of them, as options of accelerate."""
+    typed: list[str]
+    """The options as they were typed."""
+    machine: int
+    processes: int
+    local: int
+    said: str
+
+
+def _start_here(config: Path, where: str, argv: Sequence[str], given: Mapping[str, Any]) -> _Started:
+    """Find what is to be started on this machine. Raises `ConfigError` where it cannot be."""
+    settings = read_launch_file(config)
+    machines = find_machines(settings, given, os.environ, file=str(config))
+    typed = [
+        word
+        for name, value in given.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
+    check_tasks(os.environ, shell_line(["hf-finetune", "train", *argv, "--on", where, *typed]), machines.count)
+    check_port(machines)
+    settings |= machines.as_settings()
+    check_visible(where, settings, os.environ)
+    if (ids := named_gpus(settings)) is not None:
+        os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
+    options = [word for name, value in machines.as_settings().items() for word in (f"--{name}", str(value))]
+    said = machines.describe() if machines.count > 1 else ""
+    return _Started(settings, options, typed, machines.rank, machines.processes, machines.local, said)
+
+
+def _check_not_in_use(run: Run, machine: int) -> None:
+    # Of several machines the first one's first process has the folder, and may have it already.
+    if machine == 0:
+        check_not_in_use(run.output_dir)
 
 
 def _check_rows(run: Run) -> None:

@@ -1,6 +1,7 @@
 """HF7xx: the machine and its folders.
 
-HF70x files and folders, HF71x packages, processes and what a run writes on its way.
+HF70x files and folders, HF71x packages, processes and what a run writes on its way, HF72x several
+processes and machines.
 """
 
 from __future__ import annotations
@@ -126,5 +127,47 @@ MACHINE: dict[str, Code] = {
         "There was no space for a newer one. The last checkpoint that is whole, and the best, are never removed for "
         "it.",
         "make room, or set train.save_total_limit lower",
+    ),
+    "HF721": Code(
+        "a launch file is of a kind or version that is not run",
+        "error",
+        "Runs are launched by accelerate on machines of one's own, with DDP, FSDP2 or DeepSpeed. FSDP1 splits a model "
+        "in another way, with which nothing here is tested.",
+        "take a file of accelerate_configs, or change the key that the message names",
+    ),
+    "HF722": Code(
+        "the port is not free at which the processes are to meet",
+        "error",
+        "Another run, or another program, listens there. Processes of two runs at one port wait for each other until a "
+        "timeout.",
+        "name another port by --main-process-port, the same on every machine",
+    ),
+    "HF723": Code(
+        "the machines of a launch do not fit together",
+        "error",
+        "Each machine has its own number from 0, all know the address of the first, and the processes are shared out "
+        "evenly; else they wait for a machine that never comes.",
+        "give what the message names on the command line, or launch by srun, which sets it",
+    ),
+    "HF724": Code(
+        "Slurm has started another number of tasks than the launch needs",
+        "error",
+        "Each task would train the whole run and write into the same folder, or one would wait for machines on which "
+        "nothing was started. The launcher starts the processes of a machine itself: one task a machine.",
+        "type the line that the message shows",
+    ),
+    "HF725": Code(
+        "the processes of a run were not started for the same run",
+        "error",
+        "Each machine reads a run file and has libraries of its own. With other settings or versions the processes "
+        "would train different models and average them, without a sign of it in the loss.",
+        "copy the run file and install the same versions on every machine",
+    ),
+    "HF726": Code(
+        "the run folder is not shared by the machines of the run",
+        "error",
+        "The first process writes checkpoints and results there, and the others read them: to go on, to load the best "
+        "one, to compare what was saved.",
+        "name a folder on a file system that all machines have",
     ),
 }

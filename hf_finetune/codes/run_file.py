@@ -315,6 +315,19 @@ RUN_FILE: dict[str, Code] = {
         "It sends or records who ran it, the machine or the code elsewhere, and no run is to tell that by itself.",
         "choose one of the trackers that the message lists, or none",
     ),
+    "HF687": Code(
+        "the model would not be split over the processes of this launch",
+        "error",
+        "On a CPU accelerate passes over FSDP without a word and trains a whole copy on each process, which takes the "
+        "memory that FSDP was to save.",
+        "launch on GPUs, or take a launch file without FSDP",
+    ),
+    "HF688": Code(
+        "a setting does not go with what splits the model over the processes",
+        "error",
+        "The engine would fail at it once the model is loaded, or each process would hold what was to be split.",
+        "change the setting, or take another launch file, as the message says; docs/distributed.md lists what goes",
+    ),
     "HF689": Code(
         "a model is not split over the processes as was asked for",
         "error",

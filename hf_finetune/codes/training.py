@@ -187,7 +187,8 @@ TRAINING: dict[str, Code] = {
     "HF932": Code(
         "the processes have not read the same rows",
         "error",
-        "The one with fewer would be through first, and the others would wait for it for ever.",
+        "The one with fewer would be through first, and the others would wait for it for ever; with as many "
+        "others, the report would name data that only a part of the run has seen.",
         "give each machine the same files, and leave them alone while a run starts",
     ),
     "HF933": Code(

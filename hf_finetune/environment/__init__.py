@@ -5,7 +5,8 @@ versions        of this package, and of those that it stands on
 facts           the `environment` part of a report
 commit          which state of the user's own project a run was made from
 doctor          what is wrong with an installation: `hf-finetune doctor`
-processes       the processes of a launch, as accelerate runs them
+machines        the machines of a launch: how many, which of them this is, where the first one listens
+processes       the processes of a launch, as accelerate runs them, and whether all are of the same run
 bare_process    what a process inherits that deals with files of others
 launched        the `accelerate launch` that started this process
 threads         how many torch computes with, and how they wait
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     )
     from hf_finetune.environment.hardware import describe_machine, detect_hardware
     from hf_finetune.environment.logs import set_up_logging
-    from hf_finetune.environment.processes import describe_processes, init_processes
+    from hf_finetune.environment.machines import check_port, check_tasks, find_machines
+    from hf_finetune.environment.processes import check_same, check_shared, describe_processes, init_processes
     from hf_finetune.environment.progress_lines import ProgressLines
     from hf_finetune.environment.project_files import (
         find_project_file,
@@ -50,6 +52,10 @@ __all__ = [
     "MachineInfo",
     "ProgressLines",
     "__version__",
+    "check_port",
+    "check_same",
+    "check_shared",
+    "check_tasks",
     "check_versions",
     "collect_machine_info",
     "describe_commit",
@@ -59,6 +65,7 @@ __all__ = [
     "detect_hardware",
     "diagnose_machine",
     "escape_logged_lines",
+    "find_machines",
     "find_project_file",
     "find_shipped",
     "find_versions",

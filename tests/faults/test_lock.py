@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -169,6 +170,29 @@ def test_an_owner_on_another_host_is_alive_as_long_as_its_heart_beats(tmp_path, 
     long_ago = time.time() - run_lock.DEAD_AFTER_S - 1
     os.utime(folder / ".lock", (long_ago, long_ago))
     assert hold(folder)
+
+
+@pytest.mark.parametrize("skew", [3600.0, -3600.0])
+def test_a_clock_that_is_an_hour_off_takes_the_lock_from_nobody(tmp_path, monkeypatch, skew):
+    folder = tmp_path / "run"
+    monkeypatch.setattr(run_lock, "_is_shared", lambda folder: True)
+    put_record(folder, host="elsewhere")
+    held = folder / ".lock.aside"  # by a process of another host, which looks at the record
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + skew)
+    held.touch()
+    began = threading.Timer(0.3, held.unlink)
+    began.start()
+    with pytest.raises(FolderInUse, match="on elsewhere"):
+        hold(folder)
+    began.join()
+    assert not began.is_alive()
+    assert [path.name for path in folder.iterdir()] == [".lock"]
+    # One that a killed process has left is taken away at once, whatever the clock of this host says.
+    held.touch()
+    os.utime(held, (now() - run_lock.DEAD_AFTER_S - 1,) * 2)
+    with pytest.raises(FolderInUse, match="on elsewhere"):
+        hold(folder)
 
 
 def test_on_a_disk_of_this_host_a_record_of_another_host_is_of_a_container_that_has_ended(tmp_path):

@@ -6,23 +6,47 @@ from typing import Annotated
 
 import typer
 
+_WHERE = (
+    "Where it runs: a file of accelerate_configs, or its name: cpu, cpu_2proc, single_gpu, multi_gpu, fsdp2, "
+    "fsdp2_offload, zero2, zero3, multi_node, multi_node_fsdp2 (docs/distributed.md)."
+)
+
 
 def train(
     run_file: Annotated[str, typer.Argument(help="The run's YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value, as many as wanted.")] = None,
-    where: Annotated[
-        str, typer.Option("--on", help="Where it runs: a file of accelerate_configs, or its name.")
-    ] = "cpu",
+    where: Annotated[str, typer.Option("--on", help=_WHERE)] = "cpu",
     show_data: Annotated[bool, typer.Option("--show-data", help="Show rows' text: sets eval.show_data.")] = False,
     allow_changed: Annotated[
         bool, typer.Option("--allow-changed", help="Go on with a run under other settings than it began with.")
     ] = False,
+    num_processes: Annotated[
+        int | None, typer.Option("--num-processes", help="Processes on all machines together, one a GPU.")
+    ] = None,
+    num_machines: Annotated[int | None, typer.Option("--num-machines", help="Machines that train together.")] = None,
+    machine_rank: Annotated[
+        int | None, typer.Option("--machine-rank", help="Which of them this is, from 0; else by Slurm or torchrun.")
+    ] = None,
+    main_process_ip: Annotated[
+        str | None, typer.Option("--main-process-ip", help="Where machine 0 is; else by Slurm or MASTER_ADDR.")
+    ] = None,
+    main_process_port: Annotated[
+        int | None, typer.Option("--main-process-port", help="The port there at which the processes meet.")
+    ] = None,
 ) -> None:
     """Check a run file, then launch its recipe under Accelerate. The launch line is printed first.
 
-    Typed again, the run goes on from its newest checkpoint.
+    Typed again, the run goes on from its newest checkpoint. With --on multi_node type it once on each machine.
     """
     from hf_finetune.cli.launcher import launch
 
     shown = ["eval.show_data=true"] if show_data else []
-    raise typer.Exit(launch([run_file, *(overrides or []), *shown], where, allow_changed=allow_changed))
+    machines = {
+        "num_machines": num_machines,
+        "machine_rank": machine_rank,
+        "main_process_ip": main_process_ip,
+        "main_process_port": main_process_port,
+        "num_processes": num_processes,
+    }
+    typed = [run_file, *(overrides or []), *shown]
+    raise typer.Exit(launch(typed, where, allow_changed=allow_changed, machines=machines))

@@ -14,7 +14,7 @@ score.py           what a saved model can be asked
 saved.py           whether a command can do what is asked of a saved model
 paths.py           what is read is there; what is written is nobody's
 machine.py         precision and kernels that this machine has
-launch.py          the accelerate configuration beside the run
+launch/            the accelerate configuration beside the run
 metric.py          `train.metric_for_best_model`
 hub.py             where a push goes, under which license
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+from hf_finetune.config.checks.launch.engine import INSTALL_DEEPSPEED
 from hf_finetune.config.reading.document import RunDocument
 from hf_finetune.config.validation.hf_settings import load_table
 from hf_finetune.environment.hardware import Hardware, select_accelerator
@@ -34,6 +35,7 @@ _OPTIM_PACKAGES = {
 
 # Where the name to install is another one; we ourselves are on no index yet, so that our extras come from the clone.
 _INSTALL = {
+    "deepspeed": INSTALL_DEEPSPEED,
     "bitsandbytes": 'in the clone of hf-finetune: pip install ".[qlora]"',
     "lm_eval": 'in the clone of hf-finetune: pip install ".[harness]"',
     "optimi": "pip install torch-optimi",

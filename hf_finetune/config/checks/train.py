@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from hf_finetune.config.reading.document import RunDocument, format_value
-from hf_finetune.config.validation.hf_settings import MUON
 from hf_finetune.metric_info import METRIC_SCHEDULES
 
 _MIN_LR_SCHEDULERS = ("cosine_with_min_lr", "cosine_warmup_with_min_lr")
@@ -20,7 +18,6 @@ def check_train(document: RunDocument, run: Any) -> None:
     _check_early_stopping(document, run)
     _check_guard(document, run)
     _check_schedule(document, run)
-    _check_muon(document, run)
     _check_workers(document, run)
 
 
@@ -137,17 +134,6 @@ def _check_schedule(document: RunDocument, run: Any) -> None:
         document.refuse(
             key, f"{name} needs its decay", "add train.lr_scheduler_kwargs: {num_decay_steps: 100}", code="HF641"
         )
-
-
-def _check_muon(document: RunDocument, run: Any) -> None:
-    if run.train.optim != MUON:
-        return
-    sharded = [name for name in ("fsdp", "deepspeed") if getattr(run.train, name)]
-    # `accelerate launch` sets these for the processes of the run, as its configuration file says.
-    launched = [name for name in ("FSDP", "DEEPSPEED") if os.environ.get(f"ACCELERATE_USE_{name}", "") == "true"]
-    if sharded or launched:
-        what = f"muon needs whole matrices on each process, and {(sharded or launched)[0].lower()} splits them"
-        document.refuse(("train", "optim"), what, "use adamw_torch_fused, or launch without sharding", code="HF606")
 
 
 def _check_workers(document: RunDocument, run: Any) -> None:

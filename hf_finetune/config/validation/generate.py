@@ -73,7 +73,32 @@ def build_settings_table() -> dict[str, Any]:
         "SFTConfig": {name: field for name, field in _list_fields(SFTConfig).items() if training.get(name) != field},
         "LoraConfig": _list_fields(LoraConfig),
         "mappings": _list_mappings(),
+        "launch": _list_launch_keys(),
     }
+
+
+def _list_launch_keys() -> dict[str, Any]:
+    """List what a configuration of accelerate may hold: its keys, those of each of its sections, and its kinds.
+
+    What `accelerate launch` (1.15) finds in a section is set as the option of that name, which has the section's name
+    before it (`fsdp_config: {version: 2}` is --fsdp_version 2); of what is no option it says nothing.
+    """
+    from accelerate.commands.config.config_args import ClusterConfig
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils import DistributedType
+
+    keys = [field.name for field in dataclasses.fields(ClusterConfig)]
+    groups = {str(group.title): group for group in launch_command_parser()._action_groups}
+    named = {title: [action.dest for action in group._group_actions] for title, group in groups.items()}
+    every = [name for names in named.values() for name in names]
+    prefixes = {key: key.removesuffix("_config") + "_" for key in keys if key.endswith("_config")}
+    prefixes["parallelism_config"] = "parallelism_config_"
+    sections = {key: sorted({name for name in every if name.startswith(prefix)}) for key, prefix in prefixes.items()}
+    sections["deepspeed_config"] = sorted(named["DeepSpeed Arguments"])
+    # Read with `getattr`, and no option: the first of FSDP, the second of MPI.
+    sections["fsdp_config"].append("fsdp_ignored_modules")
+    sections["mpirun_config"].append("mpirun_ccl")
+    return {"kinds": sorted(kind.value for kind in DistributedType), "keys": keys, "sections": sections}
 
 
 def _list_mappings() -> dict[str, Any]:

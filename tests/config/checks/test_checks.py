@@ -62,7 +62,6 @@ CONFLICTS = [
     (["train.lr_scheduler_type=greedy"], "train.lr_scheduler_type", "needs evaluations"),
     (["train.lr_scheduler_type=cosine_with_min_lr"], "train.lr_scheduler_type", "needs a floor"),
     (["train.lr_scheduler_type=warmup_stable_decay"], "train.lr_scheduler_type", "needs its decay"),
-    (["train.optim=muon", "train.fsdp=true"], "train.optim", "fsdp splits them"),
     (["train.lr_scheduler_kwargs={a: {b: c}}"], "train.lr_scheduler_kwargs.a", "is no argument of cosine"),
     (["train.lr_scheduler_kwargs={num_cycles: {b: c}}"], "train.lr_scheduler_kwargs.num_cycles", "expected a number"),
     (["train.lr_scheduler_kwargs={num_cycles: 1e18}"], "train.lr_scheduler_kwargs.num_cycles", "expected a number"),
@@ -154,7 +153,6 @@ def test_settings_that_do_not_go_together_are_one_problem_at_the_key_to_change(o
         ["train.activation_checkpointing_kwargs={use_reentrant: false, every_n_layers: 2}"],
         ["train.accelerator_config={even_batches: false, gradient_accumulation_kwargs: {num_steps: 2}}"],
         ["train.optim=sgd", "train.optim_args=momentum=0.9,nesterov=true"],
-        ["train.optim=sgd", "train.fsdp=full_shard auto_wrap", "train.fsdp_config={fsdp_version: 2}"],
         ["train.report_to=trackio", "train.trackio_space_id=a/b"],
         ["train.debug=underflow_overflow"],
         ["train.optim_args='momentum=0.9,beta1=0.8'"],
@@ -250,11 +248,6 @@ def test_hardware_that_is_not_known_is_not_judged(load, monkeypatch):
     monkeypatch.setattr(checks, "detect_hardware", lambda: Hardware("other"))
     run = load(VALID, "train.fp16=true", "train.tf32=true", "model.attn_implementation=flex_attention")
     assert run.train["fp16"] is True
-
-
-def test_muon_is_refused_when_the_launcher_shards(only_problem, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert only_problem(VALID, "train.optim=muon").key == "train.optim"
 
 
 @pytest.mark.parametrize(

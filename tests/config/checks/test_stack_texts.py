@@ -60,10 +60,11 @@ def test_what_the_dataclass_refuses_names_the_setting(train, message):
 
 def test_a_launch_without_a_group_of_processes_splits_no_model():
     settings = {"distributed_type": "NO", "use_cpu": True}
+    run = Run(recipe="continued_pretraining", model={"path": "m"}, data={"train": "t"}, train={}, output_dir="out")
+    asks = run.model_copy(update={"train": {"fsdp": True}})
     with pytest.raises(ConfigError, match=r"train\.fsdp: .*launch several processes"):
-        check_launch_file("cpu", settings, Hardware("cpu"), use_cpu=False, fsdp=True)
-    check_launch_file("cpu", settings, Hardware("cpu"), use_cpu=False)
-    check_launch_file("x", settings | {"distributed_type": "FSDP"}, Hardware("cpu"), use_cpu=False, fsdp=True)
+        check_launch_file("cpu", settings, Hardware("cpu"), use_cpu=False, run=asks)
+    check_launch_file("cpu", settings, Hardware("cpu"), use_cpu=False, run=run)
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from hf_finetune.config.reading.document import RunDocument
 from hf_finetune.environment.hardware import TRUE, Hardware
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.files import read_bounded_yaml
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Of an accelerate configuration; the others are for devices that are not looked for here (TPU, NPU, XPU ...).
 _ON_GPUS = ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED", "MEGATRON_LM")
-# One of these is in every file that `accelerate config` writes, and in ours.
-_OF_A_LAUNCH = {"compute_environment", "distributed_type", "num_processes", "use_cpu", "mixed_precision"}
 # What transformers (5.23) says once the data is tokenized and the model loaded.
 NOT_SHARDED = (
     "splits the model over processes, and this launch makes no group of them",
@@ -25,24 +20,17 @@ NOT_SHARDED = (
 _ON_CPU = "to train on the CPU: --on cpu, which is accelerate_configs/cpu.yaml; hf-finetune doctor says what is seen"
 
 
-def read_launch_file(path: Path) -> dict[str, Any]:
-    """The settings of an accelerate configuration. Raises `ConfigError` where it is none."""
-    try:
-        settings = read_bounded_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        settings = None
-    if not isinstance(settings, dict) or not settings.keys() & _OF_A_LAUNCH:
-        remedy = "name a file that `accelerate config` wrote, or one of accelerate_configs"
-        raise ConfigError(Problem("is no accelerate configuration", remedy, path=str(path), key="--on", code="HF683"))
-    return settings
-
-
 def gpus_of_file(settings: Mapping[str, Any]) -> int:
     """How many GPUs of this machine the settings of an accelerate configuration ask for; 0 where none."""
     kind = str(settings.get("distributed_type", "NO")).upper()
-    if _is_true(settings.get("use_cpu")) or _hides_all(str(settings.get("gpu_ids", ""))) or kind not in _ON_GPUS:
+    if is_on_cpu(settings) or kind not in _ON_GPUS:
         return 0
     return max(1, _whole(settings.get("num_processes")) // max(1, _whole(settings.get("num_machines"))))
+
+
+def is_on_cpu(settings: Mapping[str, Any]) -> bool:
+    """Whether the settings of an accelerate configuration keep its processes on the CPU."""
+    return _is_true(settings.get("use_cpu")) or _hides_all(str(settings.get("gpu_ids", "")))
 
 
 def gpus_of_launch(environment: Mapping[str, str]) -> int:
@@ -58,27 +46,6 @@ def gpus_of_launch(environment: Mapping[str, str]) -> int:
     if "ACCELERATE_USE_CPU" in environment:
         return 0 if _is_true(environment["ACCELERATE_USE_CPU"]) or not visible.strip() else 1
     return _whole(environment.get("LOCAL_WORLD_SIZE"))
-
-
-def check_launch(document: RunDocument, run: Any, hardware: Hardware) -> None:
-    """What `accelerate launch` asks for, where it has launched this process."""
-    asked = gpus_of_launch(os.environ)
-    use_cpu = run.train.use_cpu and not document.is_refused("train.use_cpu")
-    if problem := launch_problem("accelerate launch", asked, hardware, use_cpu=use_cpu):
-        document.problems.append(problem)
-
-
-def check_launch_file(
-    where: str, settings: Mapping[str, Any], hardware: Hardware, *, use_cpu: bool, fsdp: bool = False
-) -> None:
-    """Refuse a configuration that asks for GPUs which are not there, or not wanted, or splits no model under FSDP.
-
-    Raises `ConfigError`.
-    """
-    if fsdp and str(settings.get("distributed_type", "NO")).upper() == "NO":
-        raise ConfigError(Problem(*NOT_SHARDED, key="train.fsdp", code="HF684"))
-    if problem := launch_problem(f"--on {where}", gpus_of_file(settings), hardware, use_cpu=use_cpu):
-        raise ConfigError(problem)
 
 
 def check_visible(where: str, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
