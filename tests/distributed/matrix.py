@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+DEEPSPEED = ROOT / ".venv" / "deepspeed"
+"""Where `make` installs it."""
 TOLERANCE = 1e-5
 RECIPES = ("continued_pretraining", "sft", "lora", "classification")
 # Of 8 rows a step: 41 leave one for the last.
@@ -59,7 +61,7 @@ READ = ("ACCELERATE_", "FSDP_", "DS_ACCELERATOR", "CUDA_VISIBLE_DEVICES")
 
 def list_strategies() -> list[str]:
     """Those that can run here: DeepSpeed is an extra, and compiles a part of itself."""
-    there = find_spec("deepspeed") is not None and shutil.which("g++") is not None
+    there = (DEEPSPEED.is_dir() or find_spec("deepspeed") is not None) and shutil.which("g++") is not None
     return [name for name in STRATEGIES if there or not name.startswith("zero")]
 
 
@@ -143,8 +145,9 @@ def run_all(runs: Sequence[Sequence[Any]], folder: Path) -> None:
 def launch(runs: Sequence[Sequence[Any]], folder: Path, processes: int) -> str:
     """Make runs in a launch of so many processes; returns what it has said. Raises where one of them fails."""
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(DEEPSPEED)]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
         "TORCH_CPP_LOG_LEVEL": "ERROR", "HF_DATASETS_CACHE": str(folder / "cache"),
+        "PATH": os.pathsep.join([str(DEEPSPEED / "bin"), os.environ["PATH"]]),  # for ninja
     }  # fmt: skip
     # --standalone: on a port that is free.
     ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
