@@ -33,10 +33,11 @@ RECIPES = ("continued_pretraining", "sft", "lora", "classification")
 ROWS = {"even": 40, "uneven": 41}
 # Rows of a process at once, and micro-batches of a step, of two processes.
 BATCHES = {"plain": (4, 1), "accumulated": (2, 2)}
-# Of SFT alone.
+# Of SFT alone; DeepSpeed has no whole matrices for Muon.
 EXTRAS: dict[str, dict[str, Any]] = {
     "packed": {"train.packing": "true"},
     "grouped": {"train.train_sampling_strategy": "group_by_length"},
+    "muon": {"train.optim": "muon"},
 }
 WORDS = ("the", "a", "red", "blue", "small", "large", "cat", "dog", "house", "tree", "runs", "sleeps", "sees", "likes")
 
@@ -145,9 +146,10 @@ def run_all(runs: Sequence[Sequence[Any]], folder: Path) -> None:
 def launch(runs: Sequence[Sequence[Any]], folder: Path, processes: int) -> str:
     """Make runs in a launch of so many processes; returns what it has said. Raises where one of them fails."""
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(DEEPSPEED)]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
-        "TORCH_CPP_LOG_LEVEL": "ERROR", "HF_DATASETS_CACHE": str(folder / "cache"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(DEEPSPEED)]),
         "PATH": os.pathsep.join([str(DEEPSPEED / "bin"), os.environ["PATH"]]),  # for ninja
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        "TORCH_CPP_LOG_LEVEL": "ERROR", "HF_DATASETS_CACHE": str(folder / "cache"),
     }  # fmt: skip
     # --standalone: on a port that is free.
     ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -164,7 +166,17 @@ def launch(runs: Sequence[Sequence[Any]], folder: Path, processes: int) -> str:
 
 def plan_cells(strategies: Sequence[str], cells: Sequence[str], folder: Path) -> list[list[Any]]:
     """The runs of the cells of some strategies."""
-    return [[name, cell.split("-")[0], make_arguments(cell, folder, name)] for name in strategies for cell in cells]
+    return [
+        [name, cell.split("-")[0], make_arguments(cell, folder, name)]
+        for name in strategies
+        for cell in cells
+        if can_run(name, cell)
+    ]
+
+
+def can_run(strategy: str, cell: str) -> bool:
+    """Whether a cell is not refused under a strategy."""
+    return not (strategy.startswith("zero") and "muon" in cell)
 
 
 def make_references(cells: Sequence[str], folder: Path) -> None:
@@ -227,14 +239,15 @@ def main() -> int:
         shutil.rmtree(folder / strategy, ignore_errors=True)
     make_references(cells, folder)
     launch(plan_cells(strategies, cells, folder), folder, 2)
-    far = 0
+    far = done = 0
     for strategy in strategies:
-        for cell in cells:
+        for cell in (each for each in cells if can_run(strategy, each)):
             losses, weights = compare(folder / strategy / cell, folder / "one" / cell)
+            done += 1
             far += max(losses, weights) > TOLERANCE
             said = "  TOO FAR" if max(losses, weights) > TOLERANCE else ""
             print(f"{strategy:6} {cell:42} losses {losses:.1e}  weights {weights:.1e}{said}", flush=True)
-    print(f"{len(strategies) * len(cells)} cells, {far} too far")
+    print(f"{done} cells, {far} too far, {len(strategies) * len(cells) - done} that are refused")
     return int(far > 0)
 
 
