@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,16 @@ def check_mappings(document: RunDocument, run: Any) -> None:
     elif inside is not None:
         document.refuse(("train", "accelerator_config", _SECTION_INSIDE), "is no mapping", _AS_MAPPING, code="HF603")
     _check_flat(document, run, "liger_kernel_config")
-    # What stands in neither is what training/defaults.py sets for a new model.
-    is_default = run.model.scratch is not None and "optim" not in run.train.model_fields_set
-    optim = MUON if is_default else run.train.optim
+    optim = MUON if has_muon_by_default(run.model, run.train.model_fields_set) else run.train.optim
     _check_optim_args(document, optim, run.train.optim_args)
     _check_target_modules(document, optim, run.train.optim_target_modules)
     check_words(document, run, "debug")
+
+
+def has_muon_by_default(model: Any, given: Container[str]) -> bool:
+    """Whether a run whose settings of `train` are these trains by Muon since it names no optimizer: a new model."""
+    # What training/defaults.py sets.
+    return model.scratch is not None and "optim" not in given
 
 
 def check_mapping(

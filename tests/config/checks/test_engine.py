@@ -62,6 +62,7 @@ CONFLICTS = [
     ("fsdp2", "4bit", "model.load_in_4bit: quantized weights are whole numbers, which FSDP2"),
     ("fsdp2", "fsdp", "train.fsdp: the launch splits the model already, by FSDP2"),
     ("zero2", "fsdp", "train.fsdp: the launch splits the model already, by ZeRO-2"),
+    ("zero2", "new", "train.optim: muon, by which a new model is trained unless another is named, needs whole matr"),
     ("zero2", "4bit", None),
     ("zero2", "plain", None),
     ("fsdp2", "plain", None),
@@ -72,6 +73,7 @@ RUNS = {
     "4bit": LORA,
     "fsdp": ADAMW.replace("max_steps: 5", "max_steps: 5\n  fsdp: true"),
     "plain": ADAMW,
+    "new": VALID,
 }
 
 

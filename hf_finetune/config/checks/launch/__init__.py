@@ -31,7 +31,7 @@ from hf_finetune.config.checks.launch.gpus import (
     named_gpus,
 )
 from hf_finetune.config.checks.launch.launch_file import list_wrong_processes, read_launch_file
-from hf_finetune.config.checks.mappings import read_mapping
+from hf_finetune.config.checks.mappings import has_muon_by_default, read_mapping
 from hf_finetune.config.reading.document import RunDocument
 from hf_finetune.environment.hardware import Hardware
 from hf_finetune.errors import ConfigError, Problem
@@ -62,8 +62,9 @@ def check_launch(document: RunDocument, run: Any, hardware: Hardware) -> None:
     if document.is_refused("train.fsdp", "train.fsdp_config", "train.deepspeed"):
         return
     on_cpu = use_cpu or hardware.accelerator in _NONE_TO_SPLIT_OVER
-    asked = Asked(run.train.optim, _find_quantized(run.model), bool(run.train.fsdp), bool(run.train.deepspeed), on_cpu)
     train = run.train
+    optim = None if has_muon_by_default(run.model, train.model_fields_set) else train.optim
+    asked = Asked(optim, _find_quantized(run.model), bool(train.fsdp), bool(train.deepspeed), on_cpu)
     of_run = engine_of_run(
         train.fsdp,
         read_mapping(document, run, "fsdp_config"),
@@ -88,7 +89,8 @@ def check_launch_file(
 ) -> None:
     """Refuse a configuration that asks for what this machine, or the run, cannot have of it.
 
-    `path` is the file of it, for messages. Raises `ConfigError`.
+    `path` is the file of it, for messages; `run` has in its `train` what was given, without defaults. Raises
+    `ConfigError`.
     """
     train = {} if run is None else run.train
     if train.get("fsdp") and str(settings.get("distributed_type", "NO")).upper() == "NO":
@@ -99,8 +101,11 @@ def check_launch_file(
     if problem := launch_problem(f"--on {where}", gpus_of_file(settings), hardware, use_cpu=use_cpu):
         raise ConfigError(problem)
     on_cpu = use_cpu or is_on_cpu(settings) or hardware.accelerator in _NONE_TO_SPLIT_OVER
-    quantized = None if run is None else _find_quantized(run.model)
-    asked = Asked(train.get("optim"), quantized, bool(train.get("fsdp")), bool(train.get("deepspeed")), on_cpu)
+    quantized, optim = None, train.get("optim", "adamw_torch_fused")
+    if run is not None:
+        quantized = _find_quantized(run.model)
+        optim = None if has_muon_by_default(run.model, train) else optim
+    asked = Asked(optim, quantized, bool(train.get("fsdp")), bool(train.get("deepspeed")), on_cpu)
     problems = []
     for conflict in list_conflicts(engine_of_file(settings, path or Path(where)), asked):
         key = ".".join(conflict.key) if conflict.key else "distributed_type"

@@ -37,6 +37,7 @@ class Asked:
     """What a run asks of the engine."""
 
     optim: str | None
+    """None where it is Muon since no other is named: of a new model."""
     quantized: str | None
     """`load_in_4bit` or `load_in_8bit`."""
     fsdp: bool
@@ -135,8 +136,9 @@ def _list_of_settings(engine: Engine, asked: Asked) -> Iterator[Conflict]:
             yield Conflict(what, "leave it out, or launch with --on multi_gpu", "HF606", ("train", name))
     by = f"{engine.shown} ({engine.said_by})"
     # ZeRO flattens the parameters of a process into one vector, from its first stage on for the optimizer.
-    if asked.optim == MUON and engine.name == "deepspeed" and engine.number > 0:
-        what = f"muon needs whole matrices, and {by} gives the optimizer a part of a vector"
+    if asked.optim in (None, MUON) and engine.name == "deepspeed" and engine.number > 0:
+        muon = "muon, by which a new model is trained unless another is named," if asked.optim is None else "muon"
+        what = f"{muon} needs whole matrices, and {by} gives the optimizer a part of a vector"
         yield Conflict(what, "use adamw_torch_fused, or --on fsdp2 or multi_gpu", "HF688", ("train", "optim"))
     splits_weights = engine.name == "fsdp" or engine.number == 3
     if asked.quantized and splits_weights:
