@@ -82,7 +82,12 @@ REFUSED = [
     ("nope.jsonl", "nope.jsonl: no such file"),
     ("empty.jsonl", "empty.jsonl: the file is empty; put rows into it"),
     ("junk.jsonl", "junk.jsonl: this is plain text, not JSON Lines"),
-    ("torn.jsonl", "torn.jsonl: no line is a JSON object, and no row that of a table; write one row a line"),
+    ("torn.jsonl", "torn.jsonl:2: not valid JSON: the line ends inside the row; one whole object a line"),
+    ("twice.jsonl", "twice.jsonl:1: text: the key `text` occurs twice in one object; keep one of them [HF012]"),
+    ("latin.jsonl", "latin.jsonl:1: byte 14 of the line is 0xE9, which is not UTF-8"),
+    ("deep.json", "deep.json:1: nested more than 128 levels deep (line 1 of the file); flatten the row [HF014]"),
+    ("uneven.csv", "uneven.csv:2: the row has 1 field, the header 2; is a field or a quote missing? [HF063]"),
+    ("blank.jsonl", "blank.jsonl: the file has only blank lines; put rows into it"),
     ("bad.jsonl", "bad.jsonl:1: "),
     ("one.jsonl --model scratch", "the training rows have one label only"),
     ("labels.txt", "labels.txt: each line has one tab, as that of a table has; name it .tsv"),
@@ -104,8 +109,13 @@ def test_a_mistake_is_one_message_and_nothing_is_written(new, here, arguments, m
         "labels.txt": "ham\ta text\nspam\tanother\n",
         "book.txt": "a\n\nb\n",
         "unlike.jsonl": '{"a": 1, "b": 2}\n',
-        "torn.jsonl": '{"text": "a\n',
+        "torn.jsonl": '\n{"text": "a\n',
+        "twice.jsonl": '{"text": "a", "text": "b"}\n[1]\n',
+        "deep.json": f'[{{"text": {"[" * 200}{"]" * 200}}}]',
+        "uneven.csv": "text,label\nalone\n",
+        "blank.jsonl": "\n \n",
     }
+    (here / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
     for name, text in files.items():
         (here / name).write_text(text)
     write_jsonl(here / "rows.jsonl", labelled(20, 2))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from hf_finetune.config.sections import RowFormatName
 from hf_finetune.data.reading.columns import suggest_columns
-from hf_finetune.data.reading.format_detection import choose_format
+from hf_finetune.data.reading.format_detection import choose_format, refuse_every_line
 from hf_finetune.data.reading.formats import FORMATS, Kind
 from hf_finetune.data.reading.json_line import LineError, parse_json_object
 from hf_finetune.data.reading.reader import is_blank
@@ -86,13 +86,15 @@ def choose_reading(files: Sequence[DataFile], task: Task | None) -> Reading:
 
 
 def _read_first_rows(files: Sequence[DataFile]) -> tuple[int, list[dict[str, Any]]]:
-    """Read the first rows of the first file that has any, with the number of the first. Raises DataError for none."""
+    """Read the first rows of the first file that has any, with the number of the first.
+
+    Raises DataError, as a run does, with the reason of each line where no line is a row.
+    """
     for file in files:
         rows = list(islice(_iterate_objects(file), FIRST_ROWS))
         if rows:
             return rows[0][0], [row for _, row in rows]
-    what = "no line is a JSON object, and no row that of a table"
-    raise DataError(Problem(what, "write one row a line, as data_templates/ has them", files[0].shown, code="HF054"))
+    refuse_every_line(files, RowSettings())
 
 
 def _iterate_objects(file: DataFile) -> Any:
