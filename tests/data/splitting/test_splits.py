@@ -315,7 +315,7 @@ def test_rejected_lines_of_all_files_are_named_in_one_pass():
 
 def test_more_than_a_hundred_rejected_lines_are_counted():
     message = refused(train=write("rows.jsonl", [*texts(1), *[{"text": 1}] * 250]))
-    shown = "rows.jsonl:2: text: `text` must be string, found int [HF026] (and 99 more lines: 3-101)\n"
+    shown = "rows.jsonl:2: text: `text` must be string, found int (and 99 more lines: 3-101) [HF026]\n"
     assert message.startswith(shown)
     assert message.endswith("... and 150 more\n250 problems")
 
