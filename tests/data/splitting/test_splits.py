@@ -80,6 +80,7 @@ def test_facts_account_for_every_line_and_are_ready_for_json(tmp_path):
             "blank": 1,
             "rows": 2,
             "rejected_lines": [[3, "not valid JSON: Expecting value (character 1)", "HF010"]],
+            "notes": [],
         }
     ]
     assert facts["unused_keys"] == ["source"]
