@@ -81,7 +81,16 @@ def test_no_text_of_a_row_is_in_the_file_or_in_what_is_said(new, here):
 REFUSED = [
     ("nope.jsonl", "nope.jsonl: no such file"),
     ("empty.jsonl", "empty.jsonl: the file is empty; put rows into it"),
-    ("junk.jsonl", "junk.jsonl: this is plain text, not JSON Lines"),
+    (
+        "junk.jsonl",
+        "junk.jsonl: this is plain text, not JSON Lines: no line begins with {; name it .txt: each line, or",
+    ),
+    ("prose", "prose: this is plain text, not JSON Lines: no line begins with {; name it .txt: each line, or"),
+    ("a.pdf", "a.pdf: this is a PDF document, not rows; `pdftotext a.pdf rows.txt` [HF005]"),
+    ("parquet.txt", "parquet.txt: this is a Parquet file, not rows; name it .parquet [HF005]"),
+    ("rows.jsonl rows.jsonl", "rows.jsonl: is named twice; keep one"),
+    ("rows.jsonl dev.jsonl", "dev.jsonl: has the same content as train (rows.jsonl); name a file of rows that are not"),
+    ("rows.jsonl test.jsonl", "test.jsonl: has the same rows as train (rows.jsonl); name a file of rows that are not"),
     ("torn.jsonl", "torn.jsonl:2: not valid JSON: the line ends inside the row; one whole object a line"),
     ("twice.jsonl", "twice.jsonl:1: text: the key `text` occurs twice in one object; keep one of them [HF012]"),
     ("latin.jsonl", "latin.jsonl:1: byte 14 of the line is 0xE9, which is not UTF-8"),
@@ -114,11 +123,16 @@ def test_a_mistake_is_one_message_and_nothing_is_written(new, here, arguments, m
         "deep.json": f'[{{"text": {"[" * 200}{"]" * 200}}}]',
         "uneven.csv": "text,label\nalone\n",
         "blank.jsonl": "\n \n",
+        "prose": "Some text here, and more.\nOther text, yes.\n",
+        "a.pdf": "%PDF-1.7\n",
+        "parquet.txt": "PAR1abc",
     }
     (here / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
     for name, text in files.items():
         (here / name).write_text(text)
     write_jsonl(here / "rows.jsonl", labelled(20, 2))
+    write_jsonl(here / "dev.jsonl", labelled(20, 2))
+    write_jsonl(here / "test.jsonl", reversed(labelled(20, 2)))
     write_jsonl(here / "one.jsonl", labelled(20, 1))
     write_jsonl(here / "chat.jsonl", questions(20))
     before = sorted(here.iterdir())

@@ -207,9 +207,8 @@ def _find_duplicates(files: Iterable[DataFile], role: str) -> list[Problem]:
         identity = status.st_dev, status.st_ino
         if identity in seen:
             remedy = "keep one; `weight: 2.0` reads a file twice"
-            problems.append(
-                Problem(f"is the same file as {seen[identity]}", remedy, file.shown, key=f"data.{role}", code="HF051")
-            )
+            what = "is named twice" if seen[identity] == file.shown else f"is the same file as {seen[identity]}"
+            problems.append(Problem(what, remedy, file.shown, key=f"data.{role}", code="HF051"))
         seen.setdefault(identity, file.shown)
     return problems
 
