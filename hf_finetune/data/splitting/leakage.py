@@ -116,7 +116,8 @@ def check_groups_disjoint(tables: Mapping[str, Dataset], group_by: str | None) -
     groups = {role: set(pc.unique(table.data.column(GROUP)).to_pylist()) for role, table in tables.items()}
     problems = [
         Problem(
-            f"{len(groups[first] & groups[second]):,} groups of `{group_by}` are in data.{first} and data.{second}",
+            f"{say_count(both := len(groups[first] & groups[second]), 'group')} of `{group_by}` "
+            f"{choose_verb(both, 'is', 'are')} in data.{first} and data.{second}",
             "move each group to one file",
             key="data.group_by",
             code="HF211",
