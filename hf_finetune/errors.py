@@ -135,7 +135,7 @@ def _keep_within(lines: Sequence[str]) -> list[str]:
     """The first lines, as many as are read by anybody; the first is always one of them."""
     ends = list(accumulate(map(len, lines)))
     kept = [line for line, end in zip(lines, ends, strict=True) if end <= MOST_CHARACTERS or end == ends[0]]
-    return [*kept, f"... and {len(lines) - len(kept):,} more lines"] if len(kept) < len(lines) else kept
+    return [*kept, f"... and {len(lines) - len(kept):,} more"] if len(kept) < len(lines) else kept
 
 
 def _format_ranges(numbers: Sequence[int]) -> str:

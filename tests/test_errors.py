@@ -126,7 +126,7 @@ def test_what_others_have_written_takes_no_more_than_a_page(monkeypatch):
     assert len(str(Problem("\x1b" * 10**6))) < 410
     lines = errors._keep_within([str(Problem(f"{n} {'a' * 10**4}")) for n in range(100)])
     assert [line[0] for line in lines[:-1]] == ["0", "1"]
-    assert lines[-1] == "... and 98 more lines"
+    assert lines[-1] == "... and 98 more"
 
 
 def test_a_summary_is_said_first_and_not_counted():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_models import saved_parrot
@@ -100,6 +104,8 @@ REFUSED = [
     ("bad.jsonl", "bad.jsonl:1: "),
     ("one.jsonl --model scratch", "the training rows have one label only"),
     ("labels.txt", "labels.txt: each line has one tab, as that of a table has; name it .tsv"),
+    ("prose.txt rows.jsonl", "prose.txt: is plain text, and rows.jsonl is not: a run reads one of both; name files of"),
+    ("rows.jsonl --model=", "--model: is empty; name a folder, a Hub id or scratch [HF001]"),
     ("rows.jsonl --task sft", "rows.jsonl: --task sft takes conversations, and these rows are labelled texts"),
     ("chat.jsonl --task pretrain", "chat.jsonl: --task pretrain takes texts, and these rows are conversations"),
     ("book.txt --task lora", "book.txt: --task lora takes rows, and this is text"),
@@ -107,7 +113,6 @@ REFUSED = [
     ("chat.jsonl --model scratch", "--model: a model from random weights cannot learn to answer"),
     ("rows.jsonl --model org/nothing", "--model: no tokenizer can be loaded from 'org/nothing'"),
     ("rows.jsonl --output taken.yaml", "taken.yaml: --output: exists already; name another file"),
-    ("rows.jsonl --output taken.yaml/run.yaml --model scratch", "taken.yaml/run.yaml: is below taken.yaml, which is a"),
 ]
 
 
@@ -123,6 +128,7 @@ def test_a_mistake_is_one_message_and_nothing_is_written(new, here, arguments, m
         "deep.json": f'[{{"text": {"[" * 200}{"]" * 200}}}]',
         "uneven.csv": "text,label\nalone\n",
         "blank.jsonl": "\n \n",
+        "prose.txt": "Some text.\n",
         "prose": "Some text here, and more.\nOther text, yes.\n",
         "a.pdf": "%PDF-1.7\n",
         "parquet.txt": "PAR1abc",
@@ -140,6 +146,12 @@ def test_a_mistake_is_one_message_and_nothing_is_written(new, here, arguments, m
     assert said.startswith(message)
     assert sorted(here.iterdir()) == before
     assert (here / "taken.yaml").read_text() == "mine"
+
+
+def test_a_run_file_below_a_file_is_refused(new, here):
+    write_jsonl(here / "rows.jsonl", labelled(20, 2))
+    said = new("rows.jsonl", "--output", "rows.jsonl/run.yaml", "--model", "scratch", code=5)
+    assert said.startswith("rows.jsonl/run.yaml: is below rows.jsonl, which is a file; name one in a folder")
 
 
 def test_an_encoder_is_refused_for_texts_and_taken_for_labels(new, here, encoder):
@@ -226,3 +238,62 @@ def test_what_a_terminal_would_obey_in_the_name_of_a_column_is_escaped(new, here
     said = new("odd.csv", "--model", "scratch")
     written = (here / "run.yaml").read_text()
     assert not any(sign in said + written for sign in ("\x1b", "\u202e"))
+
+
+def test_a_pattern_of_text_files_is_read_as_they_are(new, here):
+    for name in ("a.txt", "b.txt"):
+        (here / name).write_text("one line\nanother\n" * 9)
+    assert "36 rows for train, format lines" in new("*.txt", "--model", "scratch")
+
+
+def refuse(number: int) -> Callable[..., Any]:
+    """A function in the place of one that the system refuses."""
+
+    def refused(given: Any, *_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number), str(given))
+
+    return refused
+
+
+@pytest.mark.parametrize("entered", [False, True], ids=["the folder", "a file in it"])
+def test_what_may_not_be_read_is_said_as_such(new, here, monkeypatch, entered):
+    (here / "locked").mkdir()
+    write_jsonl(here / "locked" / "rows.jsonl", labelled(20, 2))
+    # Root may read everything: what the system would say to others is said for it.
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        if path == Path("locked/rows.jsonl"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(Path, "iterdir", refuse(errno.EACCES))
+    if entered:
+        exists = os.path.exists
+        monkeypatch.setattr(os.path, "exists", lambda path: str(path) != "locked/rows.jsonl" and exists(path))
+    named = "locked/rows.jsonl" if entered else "locked"
+    said = new(named, "--model", "scratch", code=2)
+    assert said == f"{named}: cannot be read: Permission denied; check the permissions of its folder [HF002]\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "No space left on device); nothing is left of it; make room, or write to another disk [HF702]"),
+        (
+            errno.EFBIG,
+            "File too large); nothing is left of it; room does not help, the system limits the size",
+        ),
+        (errno.EACCES, "Permission denied); nothing is left of it; name a folder of yours [HF701]"),
+    ],
+)
+def test_a_run_file_that_cannot_be_written_is_one_message_and_nothing_is_left(new, here, monkeypatch, number, said):
+    from hf_finetune.preflight.plan import make
+
+    write_jsonl(here / "rows.jsonl", labelled(20, 2))
+    monkeypatch.setattr(make, "write_atomically", refuse(number))
+    assert new("rows.jsonl", "--model", "scratch", "--output", "deep/run.yaml", code=5).startswith(
+        f"deep/run.yaml: cannot be written ({said}"
+    )
+    assert not (here / "deep").exists()

@@ -291,7 +291,7 @@ def _explain_no_rows(file: DataFile, tally: LineCounts) -> Problem:
     if not tally.rejected:
         return Problem("the file has only blank lines", "put rows into it, or leave it out", file.shown, code="HF007")
     return Problem(
-        f"all {tally.rejected:,} lines are rejected",
+        "its only line is rejected" if tally.rejected == 1 else f"all {tally.rejected:,} lines are rejected",
         "run with data.on_bad_line=fail to see why",
         file.shown,
         code="HF053",

@@ -16,6 +16,7 @@ from hf_finetune.data.reading.reader import is_blank
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.sources import DataFile
 from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.plan.contents import Column, describe_columns
 
 Task = Literal["sft", "lora", "classification", "pretrain"]
@@ -134,7 +135,7 @@ def _names_classes(name: str, answers: Column) -> bool:
 
 
 def _read_answers_as_labels(question: str, answer: str, fields: Mapping[str, Column]) -> Reading:
-    why = f"`{answer}` has {fields[answer].distinct:,} values in the first {fields[answer].values:,} rows"
+    why = _say_values(fields[answer])
     if (question, answer) == ("input", "output"):
         task: Literal["classification", "regression"] = "regression" if fields[answer].is_quantity else "classification"
         return Reading("input_output", "labelled", task=task, why=why)
@@ -226,7 +227,11 @@ def _drop_same(columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _explain_values(text: Column, label: Column) -> str:
-    return f"`{text.name}` is text, and `{label.name}` has {label.distinct:,} values in the first {label.values:,} rows"
+    return f"`{text.name}` is text, and {_say_values(label)}"
+
+
+def _say_values(column: Column) -> str:
+    return f"`{column.name}` has {say_count(column.distinct, 'value')} in the first {say_count(column.values, 'row')}"
 
 
 def _is_quantity(reading: Reading, fields: Mapping[str, Column]) -> bool:

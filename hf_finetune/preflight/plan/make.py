@@ -11,7 +11,7 @@ from typing import Any
 from hf_finetune.config import load_run
 from hf_finetune.config.sections import DataSection, RecipeName
 from hf_finetune.data.early_check import check_trained_rows
-from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.files import explain_unwritable, make_parents, read_bounded_yaml, write_atomically
 from hf_finetune.folders.ownership import check_new_file
 from hf_finetune.metric_info import say_count
@@ -89,17 +89,19 @@ def make_run_file(
     """Write a commented run file for these files. `ask` chooses a model of those on the disk, by default the first.
 
     Raises ConfigError where the file is there already or the task does not fit the rows, DataError for files that hold
-    no rows, ModelError for a model that cannot be read.
+    no rows, ModelError for a model that cannot be read, and CannotWriteError.
     """
     if not all(files):
         raise ConfigError(Problem("a file has no name", "name a file of rows", code="HF001"))
+    if model == "":
+        raise ConfigError(Problem("is empty", "name a folder, a Hub id or scratch", key="--model", code="HF001"))
     check_new_file(Path(output), overwrite=None, example="run.yaml", key="--output")
     new = plan_run(files, model=model, task=task, output=output, ask=ask)
     try:
         with make_parents(Path(output)):
             write_atomically(Path(output), new.text)
     except OSError as problem:
-        raise ConfigError(explain_unwritable(Path(output), problem)) from None
+        raise CannotWriteError(explain_unwritable(Path(output), problem)) from None
     return new
 
 

@@ -196,7 +196,9 @@ def _choose_splits(found: Found, recipe: RecipeName) -> Iterator[Setting]:
         yield Setting("data.group_by", found.rows.group_by, what)
     if found.rows.stratify_by is not None and drawn:
         fewest = found.rows.labels[-1][1] if found.rows.labels else 0
-        where = f", of which {fewest:,} rows have the rarest: too few for each split" if 0 < fewest * share < 1 else ""
+        are = choose_verb(fewest, "is", "are")
+        rarest = f"; of the rarest there {are} {say_count(fewest, 'row')}, too few for each split"
+        where = rarest if 0 < fewest * share < 1 else ""
         yield Setting("data.stratify_by", found.rows.stratify_by, f"each split has its share of each{where}")
 
 
