@@ -78,9 +78,12 @@ def choose_text_format(files: Sequence[str]) -> TextFileFormat | None:
     texts = [path for paths in listed.values() for path in paths]
     if not texts:
         return None
-    if others := [file for file, paths in listed.items() if not paths]:
+    if others := [file for file, paths in listed.items() if not paths] or [
+        path for path in texts if get_ending(path) not in PROSE
+    ]:
+        text = next(path for path in texts if path not in others)
         what = f"is plain text, and {others[0]} is not: a run reads one of both"
-        raise DataError(Problem(what, "name files of one kind", texts[0], code="HF050"))
+        raise DataError(Problem(what, "name files of one kind", text, code="HF050"))
     if len(texts) >= MANY_FILES:
         return "file"
     heads = [_read_head(path) for path in texts]
@@ -100,7 +103,7 @@ def _list_texts(file: str) -> list[str]:
         return []
     if glob.has_magic(file) and not os.path.exists(file):
         found = find_matches(os.path.expanduser(file), "data.train")
-        return found if all(get_ending(path) in PROSE for path in found) else []
+        return found if any(get_ending(path) in PROSE for path in found) else []
     return [file] if get_ending(file) in PROSE and os.path.isfile(file) else []
 
 
