@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from hf_finetune.config.sections import RowFormatName
 from hf_finetune.data.reading.columns import suggest_columns
+from hf_finetune.data.reading.file_kinds import get_ending
 from hf_finetune.data.reading.format_detection import choose_format, refuse_every_line
 from hf_finetune.data.reading.formats import FORMATS, Kind
 from hf_finetune.data.reading.json_line import LineError, parse_json_object
@@ -72,6 +73,7 @@ def choose_reading(files: Sequence[DataFile], task: Task | None) -> Reading:
     Raises DataError where no format fits the keys, and ConfigError where the task does not fit the rows.
     """
     line, first = _read_first_rows(files)
+    _refuse_row_as_header(files[0].shown, first)
     fields = describe_columns(first)
     wanted = KINDS[task] if task is not None else None
     reading = _read_by_keys(first[0], fields, wanted) or _guess(first[0], fields, wanted)
@@ -96,6 +98,16 @@ def _read_first_rows(files: Sequence[DataFile]) -> tuple[int, list[dict[str, Any
         if rows:
             return rows[0][0], [row for _, row in rows]
     refuse_every_line(files, RowSettings())
+
+
+def _refuse_row_as_header(shown: str, first: Sequence[Mapping[str, Any]]) -> None:
+    """Raise DataError for a table whose first line is a row: a name of a column is a value below it, too."""
+    # Not where a name is a sentence: forms call their columns by their questions.
+    repeated = any(row.get(name) == name for row in first for name in row)
+    if get_ending(shown) in {".csv", ".tsv"} and repeated:
+        what = "the first line, which names the columns, reads as a row: one of its values stands below it, too"
+        remedy = "write a line above it, such as text,label or question,answer"
+        raise DataError(Problem(what, remedy, shown, 1, code="HF060"))
 
 
 def _iterate_objects(file: DataFile) -> Any:
