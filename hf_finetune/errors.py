@@ -116,21 +116,26 @@ def format_problems(problems: Iterable[Problem]) -> list[str]:
             files[fault] += 1
             if files[fault] <= MAX_FILES_ALIKE:
                 more = total[fault] - MAX_FILES_ALIKE if files[fault] == MAX_FILES_ALIKE else 0
-                shown.append(f"{problem} (and the same of {more:,} more)" if more > 0 else str(problem))
+                shown.append(_say_with(problem, f"and the same of {more:,} more") if more > 0 else str(problem))
             continue
         lines = alike.get(replace(problem, line=None), [])
         if len(lines) <= MAX_ALIKE:
             shown.append(str(problem))
         elif problem.line == lines[0]:
-            shown.append(f"{problem} (and {len(lines) - 1:,} more lines: {_format_ranges(lines[1:])})")
+            shown.append(_say_with(problem, f"and {len(lines) - 1:,} more lines: {_format_ranges(lines[1:])}"))
     return shown
+
+
+def _say_with(problem: Problem, others: str) -> str:
+    """A problem and how many are like it, with the code behind both: that is where a message has it."""
+    return add_code(f"{replace(problem, code='')} ({others})", problem.code)
 
 
 def _keep_within(lines: Sequence[str]) -> list[str]:
     """The first lines, as many as are read by anybody; the first is always one of them."""
     ends = list(accumulate(map(len, lines)))
     kept = [line for line, end in zip(lines, ends, strict=True) if end <= MOST_CHARACTERS or end == ends[0]]
-    return [*kept, f"... and {len(lines) - len(kept):,} more lines"] if len(kept) < len(lines) else kept
+    return [*kept, f"... and {len(lines) - len(kept):,} more"] if len(kept) < len(lines) else kept
 
 
 def _format_ranges(numbers: Sequence[int]) -> str:

@@ -61,7 +61,10 @@ def check_files_differ(files: Mapping[str, Sequence[DataFile]]) -> None:
         raise DataError(problems)
 
 
-_LEAKAGE_REMEDY = "evaluate on rows that are not trained on: another file, or data.validation_fraction"
+_LEAKAGE_REMEDY = (
+    "name a file of rows that are not trained, or leave it out; data.validation_fraction and data.test_fraction hold "
+    "rows of data.train out"
+)
 
 
 def check_rows_differ(tables: Mapping[str, Dataset], facts: Sequence[FileStats]) -> None:
@@ -78,12 +81,24 @@ def check_rows_differ(tables: Mapping[str, Dataset], facts: Sequence[FileStats])
         if one.role != other.role and one.sha256 == other.sha256
     ]
     problems += [
-        Problem(f"has the same rows as data.{first}", _LEAKAGE_REMEDY, key=f"data.{second}", code="HF210")
+        Problem(
+            f"has the same rows as data.{first} ({_name_first(facts, first)})",
+            _LEAKAGE_REMEDY,
+            _name_first(facts, second),
+            key=f"data.{second}",
+            code="HF210",
+        )
         for first, second in combinations(tables, 2)
         if not problems and _have_same_rows(tables[first], tables[second])
     ]
     if problems:
         raise DataError(problems)
+
+
+def _name_first(facts: Sequence[FileStats], role: str) -> str:
+    """The first file of a role, with the number of the others."""
+    paths = [each.path for each in facts if each.role == role]
+    return paths[0] + (f" and {say_count(len(paths) - 1, 'more file')}" if len(paths) > 1 else "")
 
 
 def _have_same_rows(one: Dataset, other: Dataset) -> bool:
@@ -101,7 +116,8 @@ def check_groups_disjoint(tables: Mapping[str, Dataset], group_by: str | None) -
     groups = {role: set(pc.unique(table.data.column(GROUP)).to_pylist()) for role, table in tables.items()}
     problems = [
         Problem(
-            f"{len(groups[first] & groups[second]):,} groups of `{group_by}` are in data.{first} and data.{second}",
+            f"{say_count(both := len(groups[first] & groups[second]), 'group')} of `{group_by}` "
+            f"{choose_verb(both, 'is', 'are')} in data.{first} and data.{second}",
             "move each group to one file",
             key="data.group_by",
             code="HF211",

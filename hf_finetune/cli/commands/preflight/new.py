@@ -58,6 +58,8 @@ def _say_made(made: NewRun) -> None:
     say_wrapped(
         f"{', '.join(map(shell_path, made.found.files['train']))}: {counts}, format {made.found.reading.format}"
     )
+    for note in rows.notes:
+        say_wrapped(f"  {shell_path(note.path)}{note.more}: {note.what}")
     if rows.rejected:
         said = choose_verb(rows.rejected, "is", "are")
         say_wrapped(f"  {say_count(rows.rejected, 'row')} {said} rejected, the first {rows.first_rejected}")
@@ -65,6 +67,9 @@ def _say_made(made: NewRun) -> None:
         repeats = choose_verb(rows.repeats, "repeats", "repeat")
         say_wrapped(f"  {say_count(rows.repeats, 'row')} {repeats} an earlier one")
     say_wrapped(f"{shell_path(made.path)}: recipe {made.recipe}: {made.why}")
-    say_wrapped(f"  model {made.found.model_path or 'from scratch'}: {made.why_model}. Next:")
+    say_wrapped(f"  model {made.found.model_path or 'from scratch'}: {made.why_model}")
+    for warning in made.warnings:
+        say_wrapped(f"  beware: {warning}")
+    say("Next:")
     for command in made.commands:
         say(f"  {command}")
