@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     rows[4] = "{broken"
     rows[6] = rows[5]
     rows[7] = chat("who?", "...")
-    rows[8] = chat("write to jane.doe@example.org", "that is done")
+    rows[8] = chat("write to jane.doe@mail.org", "that is done")
     rows[9] = chat("a long one", "long " * 60)
     (folder / "train.jsonl").write_text("\n".join(rows) + "\n")
     (folder / "held_out.jsonl").write_text("\n".join([rows[20], chat("new", "and not seen")]) + "\n")
