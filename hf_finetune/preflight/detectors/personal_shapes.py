@@ -62,7 +62,8 @@ _OF_TEL = re2.compile(rf"{_TEL}$")
 _OF_OTHER = re2.compile(
     r"(?i)(?:\b(?:orders?|invoice|tracking|ticket|ref(?:erence)?|id|isbn|issn|sku|serial|batch|part|item|product|case"
     r"|model|article|artikel|bestellung|commande|pedido|zip|postcode|version|commit|build|account|transaction"
-    r"|upc|ean|doi|iban|number|no|nr)\b|#|№)[^0-9A-Za-z]{0,4}(?:(?:number|no|nr|code|id)\b[^0-9A-Za-z]{0,4}(?:is |was )?)?$"
+    r"|upc|ean|doi|iban|number|no|nr)\b|#|№)[^0-9A-Za-z]{0,4}"
+    r"(?:(?:number|no|nr|code|id)\b[^0-9A-Za-z]{0,4}(?:is |was )?)?$"
 )
 _OF_VERSION = re2.compile(
     r"(?i)(?:\bv|\bver|version|release|build|rev(?:ision)?|firmware|driver|section|chapter|§|[a-z]/)[^0-9A-Za-z]{0,3}$"
@@ -97,7 +98,13 @@ def _is_email(found: str, before: str, behind: str) -> bool:
     local, _, host = found.rpartition("@")
     # git@github.com:owner/name, and logo@2x.png
     is_path = behind[:1] == ":" and behind[1:2].isalpha()
-    return not is_path and before[-1:] != "/" and host.rpartition(".")[2].lower() not in _FILES and local != "git" and not _RESERVED.fullmatch(host)
+    return (
+        not is_path
+        and before[-1:] != "/"
+        and host.rpartition(".")[2].lower() not in _FILES
+        and local != "git"
+        and not _RESERVED.fullmatch(host)
+    )
 
 
 def _is_of_iban(before: str) -> bool:
@@ -130,7 +137,11 @@ def _is_national(found: str, before: str, behind: str) -> bool:
 
 
 def _is_card(found: str, before: str, behind: str) -> bool:
-    return _stands_alone(before, behind) and is_card_number(found) and not (_is_other_number(found, before) or _is_of_iban(before))
+    return (
+        _stands_alone(before, behind)
+        and is_card_number(found)
+        and not (_is_other_number(found, before) or _is_of_iban(before))
+    )
 
 
 def _is_other_number(found: str, before: str) -> bool:
