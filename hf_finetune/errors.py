@@ -35,6 +35,7 @@ from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.option_names import name_key, name_remedy, name_settings
 from hf_finetune.privacy import escape_control_characters, hide_secrets, shorten
 from hf_finetune.ranks import is_first_rank
+from hf_finetune.shell import wrap_for
 
 EXIT_REFUSED = 2
 EXIT_IN_USE = 3
@@ -339,7 +340,7 @@ def _end_refused(problem: FinetuneError) -> NoReturn:
         time.sleep(SECONDS_BEHIND_THE_FIRST)
     # Where the log goes may be full or closed as well; the exit code says it still.
     with suppress(OSError, ValueError):
-        sys.stderr.write(f"{problem}\n")
+        sys.stderr.write(wrap_for(sys.stderr, f"{problem}\n"))
         sys.stderr.flush()
     raise SystemExit(problem.exit_code)
 

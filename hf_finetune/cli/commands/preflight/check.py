@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from hf_finetune.cli.commands.preflight.tokens import RUN_FILES, check_folder, check_page, print_views
-from hf_finetune.cli.terminal import Json, print_json, say, say_wrapped
+from hf_finetune.cli.terminal import Json, print_json, say
 from hf_finetune.errors import EXIT_REFUSED, ConfigError, FinetuneError, MachineError, Problem, translate_machine_errors
 from hf_finetune.shell import shell_path
 
@@ -113,7 +113,7 @@ def _print_report(report: DataReport, views: list[TokenView]) -> None:
     from hf_finetune.preflight import format_report
 
     for line in format_report(report):
-        say_wrapped(line)
+        say(line)
     if views:
         say()
         print_views(views, as_list=False)
