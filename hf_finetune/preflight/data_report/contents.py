@@ -12,9 +12,9 @@ from hf_finetune.config import Run
 from hf_finetune.data import Splits, iterate_rejected_lines
 from hf_finetune.preflight.data_report.report import SplitReport
 from hf_finetune.preflight.detectors.drift import draw_texts
+from hf_finetune.preflight.detectors.languages import Languages, detect_languages
 from hf_finetune.preflight.detectors.texts import tally_labels
 from hf_finetune.preflight.findings import MAX_PLACES, Finding, Place
-from hf_finetune.preflight.plan.contents import find_languages
 from hf_finetune.preflight.plan.rules import half_width
 
 FEWEST_OF_A_CLASS = 10
@@ -24,6 +24,7 @@ _WIDEST = 0.05
 _FEWEST_EXAMPLES = 100
 """Of conversations and documents: a mean over fewer depends on each of them."""
 _LABELS_SHOWN = 5
+_STRANGE_SHARE, _STRANGE_ROWS = 0.1, 3
 
 
 def find_rejected(splits: Splits, run: Run) -> Iterator[Finding]:
@@ -74,20 +75,23 @@ def find_label_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:
             yield Finding("HF384", f"{name}: no row has {listed}", name, len(missing))
 
 
-def sample_languages(splits: Splits, split: str, seed: int) -> dict[str, float]:
+def sample_languages(splits: Splits, split: str, seed: int) -> Languages:
     """The languages of a sample of rows."""
-    return find_languages(draw_texts(splits, split, seed))
+    return detect_languages(draw_texts(splits, split, seed))
 
 
 def find_language_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:
     """Say which rows are evaluated in another language than is trained."""
-    train = splits["train"].languages if "train" in splits else {}
+    train = splits["train"].languages.shares if "train" in splits else {}
     for name, split in splits.items():
-        # From a tenth on: of short texts now and then one is taken for another language.
-        strange = [each for each in split.languages if train and each not in train and split.languages[each] >= 0.1]
-        if strange:
-            listed = ", ".join(f"{each} ({split.languages[each]:.0%})" for each in strange)
-            yield Finding("HF385", f"{name}: {listed} is not among the languages of the training rows", name)
+        # From a tenth and three rows on: now and then one is taken for another language.
+        least = max(_STRANGE_SHARE, _STRANGE_ROWS / max(1, split.languages.told))
+        strange = {each: share for each, share in split.languages.shares.items() if train and each not in train}
+        listed = [f"{each} ({share:.0%})" for each, share in strange.items() if share >= least]
+        if listed:
+            are = "is" if len(listed) == 1 else "are"
+            what = f"{name}: {', '.join(listed)} {are} not among the languages of the training rows"
+            yield Finding("HF385", what, name)
 
 
 def find_small_splits(splits: dict[str, SplitReport], *, labelled: bool) -> Iterator[Finding]:

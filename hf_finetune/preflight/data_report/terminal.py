@@ -80,8 +80,8 @@ def _format_split(name: str, split: SplitReport) -> Iterator[str]:
         shown = [f"{escape_control_characters(label)} {count:,}" for label, count in split.labels.items()]
         more = f", and {len(shown) - _LABELS_SHOWN:,} more" if len(shown) > _LABELS_SHOWN else ""
         yield f"{name}: labels {', '.join(shown[:_LABELS_SHOWN])}{more}"
-    if split.languages:
-        yield f"{name}: languages {', '.join(f'{each} {share:.0%}' for each, share in split.languages.items())}"
+    if said := split.languages.describe():
+        yield f"{name}: languages: {said}"
 
 
 def format_finding(finding: Finding) -> Iterator[str]:
