@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from hf_finetune.cli import app
 from hf_finetune.codes import CODES
 from hf_finetune.errors import ConfigError, DataError
+from hf_finetune.metric_info import find_detectable_share, format_size
 
 SCRATCH = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 TEAMS = ("billing", "technical", "sales")
@@ -169,7 +170,9 @@ def test_labels_that_are_rare_or_never_evaluated_are_said(folder):
     found = {each["code"]: each for each in json.loads(check(folder / "classification.yaml", "--json"))["findings"]}
     assert found["HF383"]["what"] == "train: of 62 rows 'sales' has 2"
     assert found["HF384"]["what"] == "validation: no row has 'sales'"
-    assert found["HF382"]["what"] == "validation: 60 rows cannot show a difference below 13 points of accuracy"
+    least = format_size("accuracy", find_detectable_share(0.0, 0.0, 60))  # as in the verdict of a run
+    said = f"validation: 60 rows cannot reliably show a difference of accuracy below {least}"
+    assert (found["HF382"]["what"], least) == (said, "12.6 points")
 
 
 def test_what_a_run_is_refused_for_is_said_beside_the_rest(folder):

@@ -10,17 +10,17 @@ import numpy as np
 from hf_finetune.codes import CODES
 from hf_finetune.config import Run
 from hf_finetune.data import Splits, iterate_rejected_lines
+from hf_finetune.metric_info import MIN_PAIRS, find_detectable_share, format_size, say_count
 from hf_finetune.preflight.data_report.report import SplitReport
 from hf_finetune.preflight.detectors.drift import draw_texts
 from hf_finetune.preflight.detectors.languages import Languages, detect_languages
 from hf_finetune.preflight.detectors.texts import tally_labels
 from hf_finetune.preflight.findings import MAX_PLACES, Finding, Place
-from hf_finetune.preflight.plan.rules import half_width
 
 FEWEST_OF_A_CLASS = 10
 _SMALLEST_SHARE = 0.01
-_WIDEST = 0.05
-"""Half of the interval of an accuracy, beyond which a split says little."""
+_FINEST = 0.02
+"""A difference of accuracy that a split should be able to show, as one of 400 rows is."""
 _FEWEST_EXAMPLES = 100
 """Of conversations and documents: a mean over fewer depends on each of them."""
 _LABELS_SHOWN = 5
@@ -99,13 +99,16 @@ def find_small_splits(splits: dict[str, SplitReport], *, labelled: bool) -> Iter
     for name, split in splits.items():
         if name == "train" or not split.rows:
             continue
-        if labelled and (half := half_width(split.rows)) > _WIDEST:
-            # 9.96 would be written 10.0, and not 10.
-            points = f"{100 * half:.0f}" if half >= 0.0995 else f"{100 * half:.1f}"
-            what = f"{name}: {split.rows:,} rows cannot show a difference below {points} points of accuracy"
+        rows, classes = say_count(split.rows, "row"), labelled and bool(split.labels)
+        if classes and split.rows < MIN_PAIRS:
+            what = f"{name}: {rows} cannot show any difference of accuracy: a test needs {MIN_PAIRS} at least"
             yield Finding("HF382", what, name, split.rows)
-        elif not labelled and split.rows < _FEWEST_EXAMPLES:
-            what = f"{name}: a mean over {split.rows:,} rows depends on each of them"
+        elif classes and (least := find_detectable_share(0.0, 0.0, split.rows) or 1.0) > _FINEST:
+            size = format_size("accuracy", least)
+            what = f"{name}: {rows} cannot reliably show a difference of accuracy below {size}"
+            yield Finding("HF382", what, name, split.rows)
+        elif not classes and split.rows < _FEWEST_EXAMPLES:
+            what = f"{name}: a mean over {rows} depends on {'it alone' if split.rows == 1 else 'each of them'}"
             yield Finding("HF382", what, name, split.rows)
 
 
