@@ -87,7 +87,8 @@ class Problem:
         place = ":".join(str(part) for part in (self.path, self.line) if part is not None)
         parts = [part for part in (place, name_key(self.key)) if part]
         what, remedy = name_settings(self.what), name_remedy(self.remedy)
-        message = f"{what}; {remedy}" if remedy else what
+        # A library's sentence that is quoted ends with a point: "... cached files.; name a folder".
+        message = f"{what if what.endswith('..') else what.removesuffix('.')}; {remedy}" if remedy else what
         # Escapes are six times as long as what they stand for.
         shown = hide_secrets(escape_control_characters(shorten(": ".join([*parts, message]), MOST_READ)))
         return add_code(shorten(shown, MOST_OF_ONE), self.code)

@@ -105,8 +105,22 @@ def test_rows_and_tokens_are_counted(report):
 
 def test_lines_that_a_run_skips_are_no_error_and_strict_is(folder):
     skip = (folder / "sft.yaml", "data.on_bad_line=skip", "data.validation=null")
-    assert "warning: train: 1 of 40 lines are rejected" in check(*skip)
+    assert "warning: train: 1 of 40 lines is rejected" in check(*skip)
     check(*skip, "--strict", code=2)
+
+
+def test_one_row_is_said_as_one(folder):
+    (folder / "one.jsonl").write_text(chat("question a", "answer a") + "\n")
+    (folder / "two.jsonl").write_text("{broken\n" + chat("question b", "answer b") + "\n")
+    files = (f"data.train={folder / 'one.jsonl'}", f"data.validation={folder / 'two.jsonl'}")
+    said = check(folder / "sft.yaml", *files, "--benchmark", folder / "one.jsonl", code=2)
+    assert f"  train: {folder}/one.jsonl, 1 row\n" in said
+    assert "validation.jsonl, 1 row, 1 of 2 lines rejected" in said.replace("two", "validation")
+    assert "error: validation: 1 of 2 lines is rejected: " in said
+    assert "validation: a mean over 1 row depends on it alone" in said
+    assert "1 of 1 row of " in said
+    assert ": 1 training row [HF206]" in said
+    assert not re.search(r"\b1 (rows|lines|tokens|turns|pairs|are|have)\b", said)
 
 
 def test_rows_without_a_fault_have_nothing_to_be_said(folder):

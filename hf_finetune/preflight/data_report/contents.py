@@ -10,7 +10,7 @@ import numpy as np
 from hf_finetune.codes import CODES
 from hf_finetune.config import Run
 from hf_finetune.data import Splits, iterate_rejected_lines
-from hf_finetune.metric_info import MIN_PAIRS, find_detectable_share, format_size, say_count
+from hf_finetune.metric_info import MIN_PAIRS, choose_verb, find_detectable_share, format_size, say_count
 from hf_finetune.preflight.data_report.report import SplitReport
 from hf_finetune.preflight.detectors.drift import draw_texts
 from hf_finetune.preflight.detectors.languages import Languages, detect_languages
@@ -40,7 +40,8 @@ def find_rejected(splits: Splits, run: Run) -> Iterator[Finding]:
     for file in splits.files:
         lines[file.role] += file.lines
     for (role, code), count in counts.items():
-        what = f"{role}: {count:,} of {lines[role]:,} lines are rejected: {CODES[code].title}"
+        are = choose_verb(count, "is", "are")
+        what = f"{role}: {count:,} of {say_count(lines[role], 'line')} {are} rejected: {CODES[code].title}"
         skipped = run.data.on_bad_line == "skip"
         yield Finding(code, what, role, count, tuple(places[role, code]), weight="warning" if skipped else None)
 
@@ -67,7 +68,7 @@ def find_label_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:
         # The rarest first: labels are counted from the most frequent on.
         listed = ", ".join(f"{label!r} has {train[label]:,}" for label in rare[::-1][:_LABELS_SHOWN])
         more = f" and {len(rare) - _LABELS_SHOWN:,} more" if len(rare) > _LABELS_SHOWN else ""
-        yield Finding("HF383", f"train: of {rows:,} rows {listed}{more}", "train", len(rare))
+        yield Finding("HF383", f"train: of {say_count(rows, 'row')} {listed}{more}", "train", len(rare))
     for name, split in splits.items():
         missing = [label for label in train if label not in split.labels] if name != "train" and split.labels else []
         if missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hf_finetune.errors import format_problems
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.data_report.report import DataReport, SplitReport
 from hf_finetune.preflight.findings import Finding
 from hf_finetune.preflight.lengths import AtLimit, SplitLengths
@@ -22,8 +23,8 @@ def format_report(report: DataReport) -> Iterator[str]:
     """Yield the lines of a report."""
     yield f"{report.run}: {report.recipe}"
     for file in report.files:
-        rejected = f", {file['rejected']:,} of {file['lines']:,} lines rejected" if file["rejected"] else ""
-        yield f"  {file['split']}: {file['path']}, {file['rows']:,} rows{rejected}"
+        rejected = f", {file['rejected']:,} of {say_count(file['lines'], 'line')} rejected" if file["rejected"] else ""
+        yield f"  {file['split']}: {file['path']}, {say_count(file['rows'], 'row')}{rejected}"
     if report.splits:
         yield ""
         yield from _format_table(report.splits)
