@@ -196,9 +196,9 @@ def log_overlap(
             shared = found["shared"], say_count(rows, "row"), choose_verb(found["shared"], "shares", "share")
             role = chosen[name][0]
             # What an earlier version has kept in the cache has no places.
-            places = [_locate_row(tables[role], files[role], row) for row in found.get("sharing", ())]
-            listed = f": {', '.join(f'{path}:{line}' for path, line in places)}" if places else ""
-            more = ", ..." if 0 < len(places) < found["shared"] else ""
+            sharing = [_locate_row(tables[role], files[role], row) for row in found.get("sharing", ())]
+            listed = f": {', '.join(f'{path}:{line}' for path, line in sharing)}" if sharing else ""
+            more = ", ..." if 0 < len(sharing) < found["shared"] else ""
             logger.info("%s: %d of %s %s %s%s%s", *(name, *shared), SHARED_WORDS, listed, more, extra={"code": "HF204"})
 
 

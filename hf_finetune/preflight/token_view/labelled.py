@@ -46,7 +46,7 @@ def view_labelled(splits: Splits, split: str, settings: TokenSettings, numbers: 
             spans.append(TokenSpan("", tokenizer.pad_token_id, "padding", count=width - given))
         notes = [f"label: {_write_label(row['label'])}, learned from all tokens"]
         if any(span.kind == "cut" for span in spans):
-            notes.append(f"cut at {say_count(limit, 'token')}")
+            notes.append(f"cut at {say_count(limit or 0, 'token')}")
         views.append(TokenView(f"{place.path}:{place.line}", tuple(spans), split, (place,), tuple(notes)))
     return views
 
