@@ -189,6 +189,22 @@ def test_labels_that_are_rare_or_never_evaluated_are_said(folder):
     assert (found["HF382"]["what"], least) == (said, "12.6 points")
 
 
+def test_labels_that_are_personal_data_are_named_by_their_kind(folder):
+    labels = ["ann.lee@mail.org", "bob@mail.org", "billing"]
+    rows = [{"text": f"ticket {number} is here", "label": labels[number % 3]} for number in range(60)]
+    (folder / "owners.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "fewer.jsonl").write_text(json.dumps(rows[1] | {"text": "a new one"}) + "\n")
+    files = (f"data.train={folder / 'owners.jsonl'}", f"data.validation={folder / 'fewer.jsonl'}")
+    said = check(folder / "classification.yaml", *files, "--html", folder / "owners.html", "--json")
+    report = json.loads(said)
+    assert report["splits"]["train"]["labels"] == {"[email 1]": 20, "[email 2]": 20, "billing": 20}
+    assert report["splits"]["validation"]["labels"] == {"[email 2]": 1}
+    (missing,) = [each["what"] for each in report["findings"] if each["code"] == "HF384"]
+    assert missing == "validation: no row has '[email 1]', 'billing'"
+    page = (folder / "owners.html").read_text().partition('id="rows"')[0]
+    assert not any("mail.org" in shown for shown in (said, page, check(folder / "classification.yaml", *files)))
+
+
 def test_what_a_run_is_refused_for_is_said_beside_the_rest(folder):
     said = check(folder / "sft.yaml", "model.scratch=null", "model.path=no/such", "model.tokenizer=null", code=2)
     assert "A run would be refused:\n  model.path: " in said

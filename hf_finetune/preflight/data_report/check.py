@@ -23,7 +23,7 @@ from hf_finetune.preflight.data_report.report import DataReport, SplitReport
 from hf_finetune.preflight.detectors.benchmarks import detect_benchmark_overlap, read_against
 from hf_finetune.preflight.detectors.drift import detect_drift
 from hf_finetune.preflight.detectors.duplicates import detect_duplicates
-from hf_finetune.preflight.detectors.personal import detect_personal
+from hf_finetune.preflight.detectors.personal import detect_personal, mask_labels
 from hf_finetune.preflight.findings import Finding
 from hf_finetune.preflight.lengths import find_length_faults, measure_lengths
 from hf_finetune.preflight.token_view.rows import view_rows
@@ -107,9 +107,10 @@ def _describe_rows(report: DataReport, splits: Splits, run: Run) -> None:
         for file in splits.files
     ]
     labelled = name_row_kind(run) == "labelled"
+    labels = mask_labels({split: count_labels(splits, split) for split in splits.rows}) if labelled else {}
     for split, rows in splits.rows.items():
-        labels = count_labels(splits, split) if labelled else {}
-        report.splits[split] = SplitReport(len(rows), None, labels, sample_languages(splits, split, seed))
+        languages = sample_languages(splits, split, seed)
+        report.splits[split] = SplitReport(len(rows), None, labels.get(split, {}), languages)
     if labelled:
         _attempt(report, lambda: freeze_labels(splits, run.data))
     report.findings += find_rejected(splits, run)
