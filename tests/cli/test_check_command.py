@@ -203,6 +203,8 @@ def test_labels_that_are_personal_data_are_named_by_their_kind(folder):
     assert missing == "validation: no row has '[email 1]', 'billing'"
     page = (folder / "owners.html").read_text().partition('id="rows"')[0]
     assert not any("mail.org" in shown for shown in (said, page, check(folder / "classification.yaml", *files)))
+    for asked in ("--show-data", "eval.show_data=true"):
+        assert "bob@mail.org 20" in check(folder / "classification.yaml", *files, asked)
 
 
 def test_what_a_run_is_refused_for_is_said_beside_the_rest(folder):
@@ -271,7 +273,11 @@ def test_rows_that_it_will_be_used_on_and_benchmarks_are_held_against_the_traini
     (folder / "many.jsonl").write_text(more + "\n")
     settings = (folder / "sft.yaml", f"data.train={folder / 'many.jsonl'}", "data.validation=null")
     found = json.loads(check(*settings, "--against", others, "--json"))
-    assert [each["code"] for each in found["findings"] if each["code"] == "HF381"] == ["HF381"]
+    (drift,) = [each["what"] for each in found["findings"] if each["code"] == "HF381"]
+    assert not any(word in drift for word in ("zug", "question"))
+    found = json.loads(check(*settings, "--against", others, "--show-data", "--json"))
+    (drift,) = [each["what"] for each in found["findings"] if each["code"] == "HF381"]
+    assert "in training rows: 'answer'" in drift or "'question'" in drift
     found = json.loads(check(*settings, "--benchmark", folder / "many.jsonl", "--json"))
     assert found["counts"]["benchmarks"][str(folder / "many.jsonl")]["shared"] == 80
     with pytest.raises(DataError, match=r"no\.jsonl: no such file"):

@@ -123,6 +123,8 @@ def mask_labels(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, 
     One label has one name in all splits.
     """
     labels = list(dict.fromkeys(label for of_split in counts.values() for label in of_split))
+    if not labels:
+        return {split: {} for split in counts}
     hits, masked, numbers = search_texts(pa.array(labels, pa.string())), dict[str, str](), Counter[str]()
     for row, kind in zip(hits.rows.tolist(), hits.kinds, strict=True):
         if labels[row] not in masked:
