@@ -35,6 +35,7 @@ from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.option_names import name_key, name_remedy, name_settings
 from hf_finetune.privacy import escape_control_characters, hide_secrets, shorten
 from hf_finetune.ranks import is_first_rank
+from hf_finetune.shell import wrap_for
 
 EXIT_REFUSED = 2
 EXIT_IN_USE = 3
@@ -86,7 +87,8 @@ class Problem:
         place = ":".join(str(part) for part in (self.path, self.line) if part is not None)
         parts = [part for part in (place, name_key(self.key)) if part]
         what, remedy = name_settings(self.what), name_remedy(self.remedy)
-        message = f"{what}; {remedy}" if remedy else what
+        # A library's sentence that is quoted ends with a point: "... cached files.; name a folder".
+        message = f"{what if what.endswith('..') else what.removesuffix('.')}; {remedy}" if remedy else what
         # Escapes are six times as long as what they stand for.
         shown = hide_secrets(escape_control_characters(shorten(": ".join([*parts, message]), MOST_READ)))
         return add_code(shorten(shown, MOST_OF_ONE), self.code)
@@ -344,7 +346,7 @@ def _end_refused(problem: FinetuneError) -> NoReturn:
         time.sleep(SECONDS_BEHIND_THE_FIRST)
     # Where the log goes may be full or closed as well; the exit code says it still.
     with suppress(OSError, ValueError):
-        sys.stderr.write(f"{problem}\n")
+        sys.stderr.write(wrap_for(sys.stderr, f"{problem}\n"))
         sys.stderr.flush()
     raise SystemExit(problem.exit_code)
 

@@ -33,6 +33,11 @@ def test_a_problem_reads_place_key_what_and_remedy():
     assert str(Problem("is empty", path="a.jsonl")) == "a.jsonl: is empty"
 
 
+def test_a_sentence_that_is_quoted_ends_without_a_point_before_the_remedy():
+    assert str(Problem("there are no cached files.", "name a folder")) == "there are no cached files; name a folder"
+    assert str(Problem("goes on ...", "name a folder")) == "goes on ...; name a folder"
+
+
 def test_control_characters_never_reach_the_terminal():
     assert str(Problem("key 'a\x1b[31m\n'")) == "key 'a\\x1b[31m\\n'"
 

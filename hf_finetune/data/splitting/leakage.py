@@ -28,6 +28,8 @@ from hf_finetune.metric_info import choose_verb, say_count
 logger = logging.getLogger(__name__)
 
 _MAX_DUPLICATES_SHOWN = 5
+SHARED_WORDS = "13 words in a row with training rows (copies are not counted here)"
+"""What rows share that are no copies of training rows, and may be near copies."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,10 @@ def drop_train_duplicates(
         elif refuse:
             total += int(copies.sum())
             problems += _build_duplicate_problems(name, overlap, tables, choice, files)
-        counts = {"copies": int(copies.sum()), "shares_13_words": int(overlap.shares_ngram[~copies].sum())}
-        facts[name] = {"counts": counts, "rows": len(numbers), "shared": counts["shares_13_words"]}
+        sharing = overlap.shares_ngram & ~copies
+        counts = {"copies": int(copies.sum()), "shares_13_words": int(sharing.sum())}
+        first = numbers[sharing][:_MAX_DUPLICATES_SHOWN].tolist()
+        facts[name] = {"counts": counts, "rows": len(numbers), "shared": int(sharing.sum()), "sharing": first}
     if problems:
         log_overlap(facts, tables, choice.splits, files)
         raise DataError(problems, total=total)
@@ -171,10 +175,12 @@ def count_train_duplicates(tables: Mapping[str, Dataset], choice: Choice, num_pr
         copied = choice.trained[overlap.copy_of[copies]]
         labels, trained = _read_labels(tables[role], numbers[copies]), _read_labels(tables["train"], copied)
         others = sum(label != other for label, other in zip(labels, trained, strict=True))
-        shared = int((overlap.shares_ngram & (overlap.copy_of < 0)).sum())
+        sharing = overlap.shares_ngram & (overlap.copy_of < 0)
+        shared = int(sharing.sum())
         first = np.stack([numbers[copies], copied], axis=1)[:_MAX_DUPLICATES_SHOWN].tolist()
         counts = {"copies": len(copies), "other_label": others, "shares_13_words": shared}
         facts[name] = {"counts": counts, "rows": len(numbers), "shared": shared, "first": first}
+        facts[name]["sharing"] = numbers[sharing][:_MAX_DUPLICATES_SHOWN].tolist()
     return Choice(choice.splits, choice.trained, {"overlap": facts})
 
 
@@ -204,7 +210,12 @@ def log_overlap(
             _log_duplicates(name, counts, places)
         if found["shared"]:
             shared = found["shared"], say_count(rows, "row"), choose_verb(found["shared"], "shares", "share")
-            logger.info("%s: %d of %s %s 13 words in a row with training rows", name, *shared)
+            role = chosen[name][0]
+            # What an earlier version has kept in the cache has no places.
+            sharing = [_locate_row(tables[role], files[role], row) for row in found.get("sharing", ())]
+            listed = f": {', '.join(f'{path}:{line}' for path, line in sharing)}" if sharing else ""
+            more = ", ..." if 0 < len(sharing) < found["shared"] else ""
+            logger.info("%s: %d of %s %s %s%s%s", *(name, *shared), SHARED_WORDS, listed, more, extra={"code": "HF204"})
 
 
 def count_repeated_rows(table: Dataset, trained: Rows) -> dict[str, Any]:

@@ -70,6 +70,40 @@ def test_planted_copies_and_changed_rows_are_found_and_no_other_pairs():
     assert by_code["HF202"].what == "test: 50 of 1,000 rows are copies of training rows"
 
 
+def make_signs(rng, words):
+    """A text without blanks, of made-up words of two to four signs and what stands between words in Japanese."""
+    said = "".join(
+        rng.choice(words) + rng.choice(["は", "を", "に", "の", "です。", "ました。"])
+        for _ in range(rng.randint(8, 30))
+    )
+    return said + "\n" + rng.choice(words)
+
+
+def change_signs(rng, text, share=0.05):
+    signs = list(text)
+    for place in rng.sample(range(len(signs)), max(1, round(share * len(signs)))):
+        signs[place] = "変"
+    return "".join(signs)
+
+
+def test_of_text_without_blanks_between_words_as_many_are_found():
+    rng = random.Random(11)
+    words = [
+        "".join(rng.choices("アイウエオカキクケコサシスセソ山川口日本人大学生先時間", k=rng.randint(2, 4)))
+        for _ in range(400)
+    ]
+    train, test = ([make_signs(rng, words) for _ in range(size)] for size in (3_000, 1_000))
+    sources = rng.sample(range(len(train)), 100)
+    for row, source in enumerate(sources):
+        test[2 * row] = train[source] if row < 50 else change_signs(rng, train[source])
+    findings, counts = detect_duplicates(load(train=train, test=test))
+    assert counts["test"]["copies"] == 50
+    assert counts["test"]["near"] >= 45
+    lines = [place.line for each in findings if each.code == "HF203" for place in each.places]
+    near = {(2 * row + 1, sources[row] + 1) for row in range(50, 100)}
+    assert set(zip(lines[::2], lines[1::2], strict=True)) <= near  # 0 of 900 clean rows
+
+
 def table_of(texts):
     return Dataset.from_list([{"text": text} for text in texts], features=get_features("document"))
 
