@@ -130,7 +130,7 @@ def test_rows_without_a_fault_have_nothing_to_be_said(folder):
 
 def test_the_report_is_in_lines_and_shows_no_text_of_rows(folder):
     said = check(folder / "sft.yaml", code=2)
-    assert "error: validation: 1 of 2 rows are copies of training rows [HF202]\n" in said
+    assert "error: validation: 1 of 2 rows is a copy of a training row [HF202]\n" in said
     assert f"  {folder}/held_out.jsonl:1 (and {folder}/train.jsonl:21)\n" in said
     assert "`hf-finetune explain HF" in said.splitlines()[-1]
     assert not any(word in said for word in ("jane", "question", "broken"))
@@ -148,7 +148,7 @@ def test_a_page_has_the_findings_and_rows(folder):
     said = check(folder / "sft.yaml", "--html", folder / "page.html", code=2)
     assert said.startswith(f"{folder}/page.html is written\n")
     page = (folder / "page.html").read_text()
-    assert "HF202 error: validation: 1 of 2 rows are copies of training rows" in page
+    assert "HF202 error: validation: 1 of 2 rows is a copy of a training row" in page
     assert page.count('<span class="t trained"') > 10
     assert "<script" not in page
     check(folder / "sft.yaml", "--html", folder / "page.html", code=2)  # over our own
@@ -250,6 +250,19 @@ def test_rows_longer_than_any_limit_are_measured_whole(folder):
     assert report["splits"]["train"]["lengths"]["percentiles"]["max"] > 400
     (lost,) = [each for each in report["findings"] if each["code"] == "HF101"]
     assert lost["remedy"].startswith("shorten these rows")
+
+
+@pytest.mark.parametrize("run", ["classification", "sft"])
+def test_text_that_the_tokenizer_does_not_know_is_named_by_its_lines(folder, run):
+    texts = ["this is known", "this is 中文", "that is known", "中"]
+    rows = {
+        "classification": [{"text": text, "label": TEAMS[place % 2]} for place, text in enumerate(texts)],
+        "sft": [json.loads(chat("who?", text)) for text in texts],
+    }[run]
+    (folder / "unknown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = (f"data.train={folder / 'unknown.jsonl'}", "data.validation=null")
+    done = CliRunner().invoke(app, ["check", str(folder / f"{run}.yaml"), *settings, "--json"])
+    assert lines_of(json.loads(done.stdout), "HF106") == [("unknown.jsonl", 2), ("unknown.jsonl", 4)]
 
 
 def test_a_run_that_cannot_be_read_is_json_too(folder):
