@@ -302,3 +302,18 @@ def test_rows_that_it_will_be_used_on_and_benchmarks_are_held_against_the_traini
 def test_a_stream_has_no_rows_at_hand(folder):
     with pytest.raises(ConfigError, match=r"data\.stream"):
         check(folder / "sft.yaml", "data.validation=null", "train.max_steps=2", "data.stream=true")
+
+
+def test_how_a_file_was_read_is_said_behind_it(folder, tmp_path):
+    rows = "text,label\n" + "".join(f"café number {spell(number)},{TEAMS[number % 3]}\n" for number in range(12))
+    (tmp_path / "rows.csv").write_bytes(rows.encode("latin-1"))
+    run = {
+        "recipe": "classification",
+        "output_dir": str(tmp_path / "run"),
+        "data": {"train": str(tmp_path / "rows.csv")},
+    }
+    run["model"] = {"scratch": SCRATCH, "tokenizer": str(folder / "model")}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    for _ in range(2):  # from the file, and from the cache
+        said = " ".join(check(tmp_path / "run.yaml").split())
+        assert "rows.csv" in said and ("latin-1" in said.lower() or "cp1252" in said.lower() or "1252" in said)

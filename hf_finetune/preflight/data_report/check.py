@@ -110,7 +110,14 @@ def _describe_rows(report: DataReport, splits: Splits, run: Run, *, show_data: b
     """Describe the files and splits, and what is wrong with them that no model is needed for."""
     seed = int(run.train.get("seed", DEFAULT_SEED))
     report.files = [
-        {"path": file.path, "split": file.role, "lines": file.lines, "rows": file.rows, "rejected": file.rejected}
+        {
+            "path": file.path,
+            "split": file.role,
+            "lines": file.lines,
+            "rows": file.rows,
+            "rejected": file.rejected,
+            "notes": list(file.notes),
+        }  # fmt: skip
         for file in splits.files
     ]
     labelled = name_row_kind(run) == "labelled"

@@ -25,6 +25,7 @@ def format_report(report: DataReport) -> Iterator[str]:
     for file in report.files:
         rejected = f", {file['rejected']:,} of {say_count(file['lines'], 'line')} rejected" if file["rejected"] else ""
         yield f"  {file['split']}: {file['path']}, {say_count(file['rows'], 'row')}{rejected}"
+        yield from (f"    {note}" for note in file["notes"])
     if report.splits:
         yield ""
         yield from _format_table(report.splits)
