@@ -35,6 +35,7 @@ from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.option_names import name_key, name_remedy, name_settings
 from hf_finetune.privacy import escape_control_characters, hide_secrets, shorten
 from hf_finetune.ranks import is_first_rank
+from hf_finetune.shell import wrap_for
 
 EXIT_REFUSED = 2
 EXIT_IN_USE = 3
@@ -86,7 +87,8 @@ class Problem:
         place = ":".join(str(part) for part in (self.path, self.line) if part is not None)
         parts = [part for part in (place, name_key(self.key)) if part]
         what, remedy = name_settings(self.what), name_remedy(self.remedy)
-        message = f"{what}; {remedy}" if remedy else what
+        # A library's sentence that is quoted ends with a point: "... cached files.; name a folder".
+        message = f"{what if what.endswith('..') else what.removesuffix('.')}; {remedy}" if remedy else what
         # Escapes are six times as long as what they stand for.
         shown = hide_secrets(escape_control_characters(shorten(": ".join([*parts, message]), MOST_READ)))
         return add_code(shorten(shown, MOST_OF_ONE), self.code)
@@ -116,21 +118,26 @@ def format_problems(problems: Iterable[Problem]) -> list[str]:
             files[fault] += 1
             if files[fault] <= MAX_FILES_ALIKE:
                 more = total[fault] - MAX_FILES_ALIKE if files[fault] == MAX_FILES_ALIKE else 0
-                shown.append(f"{problem} (and the same of {more:,} more)" if more > 0 else str(problem))
+                shown.append(_say_with(problem, f"and the same of {more:,} more") if more > 0 else str(problem))
             continue
         lines = alike.get(replace(problem, line=None), [])
         if len(lines) <= MAX_ALIKE:
             shown.append(str(problem))
         elif problem.line == lines[0]:
-            shown.append(f"{problem} (and {len(lines) - 1:,} more lines: {_format_ranges(lines[1:])})")
+            shown.append(_say_with(problem, f"and {len(lines) - 1:,} more lines: {_format_ranges(lines[1:])}"))
     return shown
+
+
+def _say_with(problem: Problem, others: str) -> str:
+    """A problem and how many are like it, with the code behind both: that is where a message has it."""
+    return add_code(f"{replace(problem, code='')} ({others})", problem.code)
 
 
 def _keep_within(lines: Sequence[str]) -> list[str]:
     """The first lines, as many as are read by anybody; the first is always one of them."""
     ends = list(accumulate(map(len, lines)))
     kept = [line for line, end in zip(lines, ends, strict=True) if end <= MOST_CHARACTERS or end == ends[0]]
-    return [*kept, f"... and {len(lines) - len(kept):,} more lines"] if len(kept) < len(lines) else kept
+    return [*kept, f"... and {len(lines) - len(kept):,} more"] if len(kept) < len(lines) else kept
 
 
 def _format_ranges(numbers: Sequence[int]) -> str:
@@ -339,7 +346,7 @@ def _end_refused(problem: FinetuneError) -> NoReturn:
         time.sleep(SECONDS_BEHIND_THE_FIRST)
     # Where the log goes may be full or closed as well; the exit code says it still.
     with suppress(OSError, ValueError):
-        sys.stderr.write(f"{problem}\n")
+        sys.stderr.write(wrap_for(sys.stderr, f"{problem}\n"))
         sys.stderr.flush()
     raise SystemExit(problem.exit_code)
 

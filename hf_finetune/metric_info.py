@@ -1,4 +1,4 @@
-"""Metrics by name: title, number format, direction, and what the Hub calls them; and how counts are said."""
+"""Metrics by name: title, format, direction, and what the Hub calls them; counts, and what so many rows can show."""
 
 from __future__ import annotations
 
@@ -246,3 +246,34 @@ def _format_logged(text: str, value: float) -> str:
     # "perplexity {:.2f}", 5.1e300 -> "perplexity 5.1e+300", where the format alone gives 301 digits.
     large = "," not in text and MAX_PLAIN_VALUE <= abs(value) < math.inf
     return f"{text[: text.index('{')]}{value:.3g}" if large else text.format(value)
+
+
+# Probability of showing a difference of that size.
+POWER = 0.8
+# Family-wise error rate of a comparison: the probability of any significant difference between equal models.
+ALPHA = 0.05
+# Rows without which no paired test shows anything: of 5 that all changed alike 2 of 32 swaps are as extreme, 6.25 %.
+MIN_PAIRS = 6
+
+
+def find_detectable_share(error: float, difference: float, rows: int, level: float = ALPHA) -> float | None:
+    """Find the difference of two shares of the same rows, as of right answers, that a test shows in 80 % of cases.
+
+    The sample size of McNemar's test (Connor, 1987, Biometrics 43), solved for the difference: the share of rows on
+    which the two differ is taken from the observed `difference` and its standard error, and is at least as large as
+    the difference to be shown: of an `error` and `difference` of 0, as before a run, it is the least that any two
+    models can show. None for fewer than six rows, and where not all of them would show one.
+    """
+    from statistics import NormalDist
+
+    from scipy.optimize import brentq  # a tenth of a second, and few commands ask
+
+    # Rows that differ by -1, 0 or 1 have a variance of their share of ones less the squared mean.
+    apart = rows * error**2 + difference**2
+    ends = NormalDist().inv_cdf(1 - level / 2), NormalDist().inv_cdf(POWER)
+
+    def lack(least: float) -> float:
+        share = max(apart, least)
+        return ends[0] * math.sqrt(share) + ends[1] * math.sqrt(share - least**2) - least * math.sqrt(rows)
+
+    return float(brentq(lack, 1e-9, 1.0)) if rows >= MIN_PAIRS and lack(1.0) < 0 else None

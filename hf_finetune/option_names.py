@@ -20,6 +20,8 @@ class OptionNames:
     """Setting -> option: {"eval.base": "--base"}; "" for one that the command does not have."""
     otherwise: str = ""
     """The remedy where each that a message knows is a setting that the command does not have."""
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """Such a setting -> the remedy where a message knows it alone, in the place of `otherwise`."""
 
 
 _SETTINGS = OptionNames()  # no command: settings have their own names
@@ -74,12 +76,13 @@ def name_remedy(remedy: str) -> str:
     absent = {setting: option for setting, option in names.options.items() if not option}
     if not absent or not _make_pattern(absent).search(remedy):
         return name_settings(remedy)
+    otherwise = next((told for setting, told in names.instead.items() if setting in remedy), names.otherwise)
     pieces = _ALTERNATIVES.split(remedy)
     kept = ""
     for place in range(0, len(pieces), 2):
         if not _make_pattern(absent).search(pieces[place]):
             kept += (pieces[place - 1] if kept else "") + pieces[place]
-    return name_settings(kept.rstrip(", ")) or names.otherwise
+    return name_settings(kept.rstrip(", ")) or otherwise
 
 
 def _make_pattern(options: Mapping[str, str]) -> re.Pattern[str]:

@@ -1,14 +1,18 @@
 """Commands that are shown: whatever stands in them, they are one line that a shell reads back as the same words.
 
 What Markdown would end its code at, and what a terminal would obey, is written as `$'\\x60'`, which bash, zsh, ksh and
-POSIX.1-2024 read. A card, a page or a message then has nothing to escape: that would undo the quoting.
+POSIX.1-2024 read. A card, a page or a message then has nothing to escape: that would undo the quoting. All other lines
+that are said to a user are broken between words where they go to a terminal, by `wrap_for`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 # A piece of a word as `shell_line` and shlex.join write it.
 _PIECE = re.compile(
@@ -16,6 +20,10 @@ _PIECE = re.compile(
     |(?P<bare>[^\s'"\\$`;&|<>()!#*?\[\]{}~^]+)""",
     re.VERBOSE,
 )
+_NARROWEST = 20
+"""Columns; in fewer a line is easier to read as the terminal breaks it."""
+# A command is copied from the screen: broken, it would be two. A terminal joins what it has broken itself.
+_COMMAND = re.compile(r"\s*(?:\$ )?(?:hf-finetune|accelerate|python|pip|export) ")
 
 
 def shell_line(words: Iterable[str]) -> str:
@@ -76,3 +84,39 @@ def _unescaped(text: str) -> str:
         for number, piece in enumerate(pieces)
     )
     return raw.decode("utf-8", "surrogateescape")
+
+
+def wrap_for(stream: Any, text: str) -> str:
+    """`text`, whose lines are broken between words where `stream` is a terminal; what goes on is indented by two more.
+
+    A word that is longer than a line stays whole, as a path or a code does, and so does a command.
+    """
+    columns = _measure(stream)
+    if columns < _NARROWEST:
+        return text
+    return "\n".join(_wrap_line(line, columns) for line in text.split("\n"))
+
+
+def _wrap_line(line: str, columns: int) -> str:
+    if len(line) <= columns or _COMMAND.match(line):
+        return line
+    indent = line[: len(line) - len(line.lstrip())]
+    parts = textwrap.wrap(
+        line.strip(),
+        columns,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        expand_tabs=False,
+        replace_whitespace=False,
+    )
+    return "\n".join(parts) or line
+
+
+def _measure(stream: Any) -> int:
+    """The columns of a terminal, 0 of all else and of one that does not say."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+    except (OSError, ValueError, AttributeError):  # closed, or what stands in for a stream in a notebook
+        return 0

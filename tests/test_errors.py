@@ -33,6 +33,11 @@ def test_a_problem_reads_place_key_what_and_remedy():
     assert str(Problem("is empty", path="a.jsonl")) == "a.jsonl: is empty"
 
 
+def test_a_sentence_that_is_quoted_ends_without_a_point_before_the_remedy():
+    assert str(Problem("there are no cached files.", "name a folder")) == "there are no cached files; name a folder"
+    assert str(Problem("goes on ...", "name a folder")) == "goes on ...; name a folder"
+
+
 def test_control_characters_never_reach_the_terminal():
     assert str(Problem("key 'a\x1b[31m\n'")) == "key 'a\\x1b[31m\\n'"
 
@@ -91,10 +96,10 @@ def test_a_process_behind_the_first_waits_before_it_says_the_same(monkeypatch, c
 
 
 def test_lines_with_one_fault_are_one_message_with_their_numbers():
-    many = [Problem("has no label", "add it", "rows.jsonl", line, "label") for line in (2, 3, 4, 6, 9)]
+    many = [Problem("has no label", "add it", "rows.jsonl", line, "label", "HF023") for line in (2, 3, 4, 6, 9)]
     other = Problem("is empty", "fill it in", "rows.jsonl", 5, "text")
     assert str(DataError([*many[:3], other, *many[3:]])).splitlines() == [
-        "rows.jsonl:2: label: has no label; add it (and 4 more lines: 3-4, 6, 9)",
+        "rows.jsonl:2: label: has no label; add it (and 4 more lines: 3-4, 6, 9) [HF023]",
         "rows.jsonl:5: text: is empty; fill it in",
         "6 problems",
     ]
@@ -106,11 +111,11 @@ def test_lines_with_one_fault_are_one_message_with_their_numbers():
 
 
 def test_files_with_one_fault_are_ten_lines_and_a_number():
-    problems = [Problem("is Python source", "name rows", f"{n}.py") for n in range(100)]
+    problems = [Problem("is Python source", "name rows", f"{n}.py", code="HF050") for n in range(100)]
     said = str(DataError(problems, total=900)).splitlines()
-    assert said[0] == "0.py: is Python source; name rows"
+    assert said[0] == "0.py: is Python source; name rows [HF050]"
     assert said[9:] == [
-        "9.py: is Python source; name rows (and the same of 90 more)",
+        "9.py: is Python source; name rows (and the same of 90 more) [HF050]",
         "... and 800 more",
         "900 problems",
     ]
@@ -126,7 +131,7 @@ def test_what_others_have_written_takes_no_more_than_a_page(monkeypatch):
     assert len(str(Problem("\x1b" * 10**6))) < 410
     lines = errors._keep_within([str(Problem(f"{n} {'a' * 10**4}")) for n in range(100)])
     assert [line[0] for line in lines[:-1]] == ["0", "1"]
-    assert lines[-1] == "... and 98 more lines"
+    assert lines[-1] == "... and 98 more"
 
 
 def test_a_summary_is_said_first_and_not_counted():

@@ -45,7 +45,6 @@ MAY = {
     "preflight/token_view/conversations.py::_view_row": "the examples of one row",
     "preflight/token_view/conversations.py::_label_whole": "the example of one row",
     "preflight/token_view/labelled.py::encode_spans": "the tokens of one row",
-    "preflight/plan/lengths.py::_measure_conversations": "the lengths of a sample of a thousand rows",
     "release/comparison_rows.py::_encode_labeled_texts": "the first few",
     "training/trainers/repeated_rows.py::leave_out_repeated": _BATCH,
     "training/trainers/samplers.py::read_lengths": "8 bytes a row, in numpy",

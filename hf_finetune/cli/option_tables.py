@@ -55,8 +55,10 @@ OPTION_NAMES: dict[str, OptionNames] = {
     ),
     "new": OptionNames(
         {**_NO_TEMPLATE, "model.path": "--model"}
-        | dict.fromkeys(("data.train", "data.validation", "data.test", "data.columns", "data.format"), ""),
+        | dict.fromkeys(("data.train", "data.validation", "data.test", "data.columns", "data.format"), "")
+        | dict.fromkeys(("data.validation_fraction", "data.test_fraction"), ""),
         otherwise="give it the fields of a row format first: hf-finetune rows FILE NEW --columns FIELD=COLUMN",
+        instead={"data.format": "name it .txt: each line, or what blank lines separate, is a document then"},
     ),
     "generate": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
     "chat": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),

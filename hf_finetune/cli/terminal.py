@@ -6,9 +6,7 @@ import errno
 import json
 import logging
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
@@ -19,7 +17,7 @@ import typer.core
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.interruption import forget_signal
 from hf_finetune.privacy import escape_control_characters, escape_for_terminal, escape_json
-from hf_finetune.shell import shell_path
+from hf_finetune.shell import shell_path, wrap_for
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,26 +74,12 @@ def _parse_pairs(given: list[str], option: str, form: str, remedy: str) -> dict[
 
 
 def say(line: str = "", *, file: TextIO | None = None, flush: bool = False) -> None:
-    """Print one line, by default to stdout; of what it repeats of others neither an escape nor a line break is left."""
-    print(escape_control_characters(line), file=file, flush=flush)
+    """Print one line, by default to stdout; of what it repeats of others neither an escape nor a line break is left.
 
-
-def say_wrapped(line: str) -> None:
-    """Print a line that a terminal would break inside of a word: there between words, in a pipe as it is."""
-    if not sys.stdout.isatty():
-        say(line)
-        return
-    for part in _wrap_line(line, shutil.get_terminal_size().columns):
-        say(part)
-
-
-def _wrap_line(line: str, width: int) -> list[str]:
-    """Wrap a line between words; what goes on is indented by two more than it. A word that is longer stays whole."""
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    wrapped = textwrap.wrap(
-        line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
-    )
-    return wrapped or [line]
+    In a terminal it is broken between words.
+    """
+    stream = sys.stdout if file is None else file
+    print(wrap_for(stream, escape_control_characters(line)), file=stream, flush=flush)
 
 
 def say_piece(text: str) -> None:

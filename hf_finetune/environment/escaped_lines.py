@@ -14,6 +14,7 @@ from typing import Any
 
 from hf_finetune.errors import add_code
 from hf_finetune.privacy import OF_LINES, escape_control_characters, escape_for_terminal
+from hf_finetune.shell import wrap_for
 
 LONGEST_OF_LIBRARY = 2_000
 """Characters of one message of a library: peft writes out all keys that it does not know, a megabyte of them."""
@@ -23,16 +24,22 @@ _LIBRARIES = ("transformers", "datasets", "huggingface_hub", "accelerate", "trl"
 
 
 class EscapingFormatter(logging.Formatter):
-    """Formats as the formatter that it takes the place of, and escapes the outcome: names of files, rows, answers."""
+    """Formats as the formatter that it takes the place of, and escapes the outcome: names of files, rows, answers.
 
-    def __init__(self, inner: logging.Formatter | None) -> None:
+    Where `stream`, to which it goes, is a terminal, lines are broken between words.
+    """
+
+    def __init__(self, inner: logging.Formatter | None, stream: Any = None) -> None:
         super().__init__()
+        self.stream = stream
         self.inner = inner or logging.Formatter("%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         said = add_code(self.inner.format(_make_flat(record)), getattr(record, "code", ""))
         ours = record.name.partition(".")[0] == "hf_finetune" or record.exc_info
-        return escape_for_terminal(said) if ours else quote_library(said)
+        shown = escape_for_terminal(said) if ours else quote_library(said)
+        # The lines of a traceback are those of a program.
+        return shown if record.exc_info else wrap_for(self.stream, shown)
 
 
 def _make_flat(record: logging.LogRecord) -> logging.LogRecord:
@@ -65,7 +72,7 @@ def escape_logged_lines() -> None:
     for name in (None, *_LIBRARIES):
         for handler in logging.getLogger(name).handlers:
             if not isinstance(handler.formatter, EscapingFormatter):
-                handler.setFormatter(EscapingFormatter(handler.formatter))
+                handler.setFormatter(EscapingFormatter(handler.formatter, getattr(handler, "stream", None)))
     if not hasattr(warnings.formatwarning, "__wrapped__"):
         warnings.formatwarning = _escape_output(warnings.formatwarning)
 

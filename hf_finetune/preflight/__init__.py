@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hf_finetune.preflight.plan.make import NewRun, make_run_file
     from hf_finetune.preflight.plan.models import Candidate
     from hf_finetune.preflight.token_view.page import render_page
-    from hf_finetune.preflight.token_view.rows import find_row, view_rows
+    from hf_finetune.preflight.token_view.rows import check_line, find_row, view_rows
     from hf_finetune.preflight.token_view.settings import load_run_rows, load_token_settings
     from hf_finetune.preflight.token_view.spans import TokenView
     from hf_finetune.preflight.token_view.terminal import list_tokens, render_legend, render_terminal
@@ -46,6 +46,7 @@ __all__ = [
     "NewRun",
     "TokenView",
     "build_sarif",
+    "check_line",
     "check_run",
     "detect_benchmark_overlap",
     "detect_drift",

@@ -8,6 +8,8 @@ from typing import Any
 from hf_finetune.codes import SPLITS
 from hf_finetune.config import Run
 from hf_finetune.data import Splits
+from hf_finetune.data.splitting.leakage import SHARED_WORDS
+from hf_finetune.metric_info import choose_verb, say_count
 from hf_finetune.preflight.data_report.contents import (
     count_labels,
     find_label_faults,
@@ -19,6 +21,8 @@ from hf_finetune.preflight.findings import Finding
 from hf_finetune.preflight.token_view.settings import name_row_kind
 
 logger = logging.getLogger(__name__)
+
+_SAID_BY_SPLITS = ("HF202", "HF204")
 
 
 def find_at_start(run: Run, splits: Splits) -> list[dict[str, Any]]:
@@ -39,7 +43,8 @@ def find_at_start(run: Run, splits: Splits) -> list[dict[str, Any]]:
         *_find_shared(splits),
     ]
     for finding in found:
-        if finding.code in SPLITS:  # of the others the rooms that read and split have said more
+        # Of the others, and of rows that are evaluated and trained, the rooms that read and split have said more.
+        if finding.code in SPLITS and finding.code not in _SAID_BY_SPLITS:
             logger.info("%s", finding.what, extra={"code": finding.code})
     return [
         {"code": each.code, "level": each.level, "what": each.what, "split": each.split, "count": each.count}
@@ -53,9 +58,10 @@ def _find_shared(splits: Splits) -> list[Finding]:
     for name, counts in splits.overlap.items():
         # Labels are compared where copies stay: of rows without a label they are left out or refused by now.
         if "other_label" in counts and counts["copies"]:
-            what = f"{name}: {counts['copies']:,} rows have the text of a training row"
+            have = choose_verb(counts["copies"], "has", "have")
+            what = f"{name}: {say_count(counts['copies'], 'row')} {have} the text of a training row"
             found.append(Finding("HF202", what, name, counts["copies"], weight="warning"))
         if shared := counts.get("shares_13_words"):
-            what = f"{name}: {shared:,} rows share 13 words in a row with training rows"
+            what = f"{name}: {say_count(shared, 'row')} {choose_verb(shared, 'shares', 'share')} {SHARED_WORDS}"
             found.append(Finding("HF204", what, name, shared))
     return found

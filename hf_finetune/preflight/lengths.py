@@ -14,6 +14,7 @@ from hf_finetune.data.tokenization.batches import iterate_batches
 from hf_finetune.data.tokenization.labelled import has_pairs
 from hf_finetune.data.tokenization.text import UNKNOWN, separate_pairs
 from hf_finetune.data.workers import RowWork, count_processes, map_rows
+from hf_finetune.metric_info import choose_verb, say_count
 from hf_finetune.preflight.findings import Finding, Place
 from hf_finetune.preflight.row_lengths import ConversationLengths, DocumentLengths, Sizes, Tally, TextLengths
 from hf_finetune.preflight.token_view.settings import TokenSettings, name_row_kind
@@ -171,39 +172,43 @@ def find_length_faults(lengths: dict[str, SplitLengths], settings: TokenSettings
 
 
 def _find_faults(measured: SplitLengths, settings: TokenSettings) -> list[Finding]:
-    counts, rows = measured.counts, f"{measured.rows:,} rows"
+    counts, rows = measured.counts, say_count(measured.rows, "row")
     said = {
-        "untrained": ("HF102", "have nothing that is trained"),
-        "empty": ("HF104", "say nothing but blanks"),
-        "near_empty": ("HF105", "say nothing with a letter or a digit in it"),
-        "spelled": ("HF107", "spell a control token, which stays text"),
+        "untrained": ("HF102", "has", "have", "nothing that is trained"),
+        "empty": ("HF104", "says", "say", "nothing but blanks"),
+        "near_empty": ("HF105", "says", "say", "nothing with a letter or a digit in it"),
+        "spelled": ("HF107", "spells", "spell", "a control token, which stays text"),
     }
     found = [_describe_lost(measured, settings)] if measured.limits and measured.limits[0].lost else []
-    for kind, (code, what) in said.items():
+    for kind, (code, one, several, what) in said.items():
         if counts[kind]:
-            what = f"{measured.split}: {counts[kind]:,} of {rows} {what}"
+            what = f"{measured.split}: {counts[kind]:,} of {rows} {choose_verb(counts[kind], one, several)} {what}"
             found.append(Finding(code, what, measured.split, counts[kind], measured.places.get(kind, ())))
     if measured.limits and (count := measured.limits[0].without_end):
-        what = f"{measured.split}: {count:,} of {rows} are cut inside a turn, whose end token is not trained"
+        cut = choose_verb(count, "is cut", "are cut")
+        what = f"{measured.split}: {count:,} of {rows} {cut} inside a turn, whose end token is not trained"
         places = measured.places.get(f"without_end {measured.limits[0].limit}", ())
         found.append(Finding("HF103", what, measured.split, count, places))
     trained = measured.limits[0].trained_tokens if measured.limits else 0
     if counts["unknown"] > UNKNOWN * max(1, trained):
-        what = f"{measured.split}: {counts['unknown']:,} tokens that are read or trained are unknown to the tokenizer"
-        found.append(Finding("HF106", what, measured.split))
+        tokens = say_count(counts["unknown"], "token")
+        be = choose_verb(counts["unknown"], "is", "are")
+        what = f"{measured.split}: {tokens} that {be} read or trained {be} unknown to the tokenizer"
+        found.append(Finding("HF106", what, measured.split, places=measured.places.get("unknown", ())))
     return found
 
 
 def _describe_lost(measured: SplitLengths, settings: TokenSettings) -> Finding:
     """`312 of 5,000 rows lose their answer, or its end, at 1,024 tokens; 2,048 would lose 9`."""
-    first, *others = measured.limits
+    (first, *others), key = measured.limits, "train.max_length"
     if measured.kind == "labelled":
-        lose, key = "lose their end", "data.max_length"
+        lose, key = choose_verb(first.lost, "loses its end", "lose their end"), "data.max_length"
     elif settings.data.too_long == "cut":
-        lose, key = "lose their answer, or its end,", "train.max_length"
+        lose = choose_verb(first.lost, "loses its answer, or the end of it,", "lose their answer, or its end,")
     else:
-        lose, key = "are left out, with their answer,", "train.max_length"
-    what = f"{measured.split}: {first.lost:,} of {measured.rows:,} rows {lose} at {first.limit:,} tokens"
+        lose = choose_verb(first.lost, "is left out, with its answer,", "are left out, with their answer,")
+    rows, limit = say_count(measured.rows, "row"), say_count(first.limit, "token")
+    what = f"{measured.split}: {first.lost:,} of {rows} {lose} at {limit}"
     saved = [f"{each.limit:,} would lose {each.lost:,}" for each in others]
     better = next((each for each in others if not each.lost), others[-1] if others else None)
     if better is None or better.lost == first.lost:

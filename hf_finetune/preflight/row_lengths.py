@@ -40,6 +40,12 @@ class Tally:
         if len(found) < MAX_PLACES:
             found.append(row)
 
+    def add_unknown(self, tokens: int, row: int) -> None:
+        """Count unknown tokens of a row, which is one of those that are named."""
+        if tokens:
+            self.add("unknown", row)
+            self.counts["unknown"] += tokens - 1
+
     def merge(self, other: Tally) -> None:
         """Add what was counted of other rows."""
         # The `update` of a Counter adds. Processes end in any order, hence the sorting.
@@ -77,7 +83,7 @@ class ConversationLengths:
             self.tally.add("spelled", row.row)
         if self.by_turns:
             self._look_at_answers(row.row, tokens, ranges)
-        self.tally.counts["unknown"] += self._count_unknown(tokens, ranges)
+        self.tally.add_unknown(self._count_unknown(tokens, ranges), row.row)
         return size, trained
 
     def _count_at(self, limit: int, row: int, ranges: Sequence[tuple[int, int]], size: int, trained: int) -> None:
@@ -145,15 +151,16 @@ class DocumentLengths:
             del texts[row]
         return texts
 
-    def encode(self, texts: dict[int, str]) -> list[Sequence[int]]:
+    def encode(self, texts: dict[int, str]) -> list[tuple[int, Sequence[int]]]:
         """Tokenize them."""
-        return encode_rows(self.tokenizer, texts, self.where)
+        return list(zip(texts, encode_rows(self.tokenizer, texts, self.where), strict=True))
 
-    def build(self, documents: list[Sequence[int]]) -> Sizes:
+    def build(self, documents: list[tuple[int, Sequence[int]]]) -> Sizes:
         """The sizes of documents: of each every token but the first is trained."""
         unknown = self.tokenizer.unk_token_id
-        self.tally.counts["unknown"] += 0 if unknown is None else sum(ids.count(unknown) for ids in documents)
-        sizes = np.array([len(ids) + self.around for ids in documents], np.int32)
+        for row, ids in documents:
+            self.tally.add_unknown(0 if unknown is None else ids.count(unknown), row)
+        sizes = np.array([len(ids) + self.around for _, ids in documents], np.int32)
         return np.stack([sizes, sizes - 1], axis=1)
 
     def collect(self) -> Tally:
@@ -192,7 +199,7 @@ class TextLengths:
                 self.tally.counts[f"too_long {limit}"] += 1
             if not any(map(str.isalnum, text)):
                 self.tally.add("near_empty" if text.strip() else "empty", row)
-            self.tally.counts["unknown"] += 0 if unknown is None else ids.count(unknown)
+            self.tally.add_unknown(0 if unknown is None else ids.count(unknown), row)
         sizes = np.array([len(ids) for ids in rows], np.int32)
         return np.stack([sizes, sizes], axis=1)
 

@@ -83,7 +83,7 @@ def _judge_by_baselines(split: str, scores: dict[str, Any]) -> ModelVerdict | No
 
 def _name_outcome(outcome: str, *, behind: bool) -> str:
     if outcome == "none":
-        more = "Behind a baseline, if no more than chance gives"
+        more = "Behind a baseline, but by no more than chance gives"
         return more if behind else "No better than a baseline, as far as these rows show"
     return "Better than its baselines" if outcome == "better" else "Worse than a baseline"
 

@@ -16,19 +16,26 @@ _KEY = (
     r"|token|credentials?|(?:^|[^a-z])pass)"
 )
 # password: x, "password": "x", config["password"] = "x", password: str = "x", **Password:** x, --password x
+_SAYS = r"[ \t](?:is|was|ist|war|es|est)(?:[ \t]*:)?[ \t]{1,4}"
 _SIGN = r"""["'`]?\]?\*{0,2}[ \t]{0,4}(?:=>|:=|={1,2}|:(?:[ \t]{0,2}[a-z]{3,12}[ \t]{0,2}=)?)\*{0,2}[ \t]{0,4}"""
-_VALUE = r"""[bru]{0,2}("[^"\n]{8,80}"|'[^'\n]{8,80}'|`[^`\n]{8,80}`|[^\s"'`]{8,80})"""
-_SHORTEST = 8
+_VALUE = r"""[bru]{0,2}("[^"\n]{7,80}"|'[^'\n]{7,80}'|`[^`\n]{7,80}`|[^\s"'`]{7,80})"""
+_SHORTEST, _SHORTEST_KEY = 7, 8
 
 
-def _assigned(name: str) -> str:
-    return rf"(?i)(?:{name}(?:[_-]?\d{{1,2}})?{_SIGN}|--[a-z-]{{0,20}}{name}[ \t=]{{1,4}}){_VALUE}"
+def _assigned(name: str, sign: str = _SIGN) -> str:
+    return rf"(?i)(?:{name}(?:[_-]?\d{{1,2}})?(?:{sign})|--[a-z-]{{0,20}}{name}[ \t=]{{1,4}}){_VALUE}"
 
 
-ASSIGNED_PASSWORD, ASSIGNED_KEY = _assigned(_PASSWORD), _assigned(_KEY)
+# Of a password it is said in sentences, too: "my password is x".
+ASSIGNED_PASSWORD, ASSIGNED_KEY = _assigned(_PASSWORD, f"{_SIGN}|{_SAYS}"), _assigned(_KEY)
+# ?token=x, &api_key=x: of an address that whoever has it may use.
+KEY_OF_ADDRESS = (
+    r"(?i)[?&;](?:[a-z0-9]{1,20}[_.-]){0,3}(?:api[_-]?key|key|token|secret|auth|code|credential|passw(?:or)?d|pwd|pass|sig"
+    r"(?:nature)?)=([^\s&#;\"'`<>()\[\]{}|\\,]{8,200})"
+)
 
 # Where a value without quotation marks ends before its blank: {a: x}, f(a=x, b=y), ?a=x&b=y, x\n of JSON.
-_END = re2.compile(r"[,;|)}\]<\\]|&\w+=")
+_END = re2.compile(r"[,;|)}\]<\\]|&\w+=|&#?\w+;")
 _STANDS_FOR = re2.compile(
     r"[<$%{(\[@!|].*[>})\]%|]|\$\w+|%\w+%|(?:env|ssm|vault|file|secret)[:./].*|.*(?:\$\{|\{\{|://).*"
 )
@@ -40,11 +47,12 @@ _PLACEHOLDERS = re2.compile(
     r"(?i)your|my|the|example|change[_-]?(?:me|it)?|this|that|here|place|holder|redacted|hidden|dummy|fake|sample|default|demo|test"
     r"|insert|replace|enter|with|todo|none|null|true|false|undefined|empty|not|needed|required|optional|string|value"
     r"|passw(?:or)?d|pass|phrase|secret|token|api|access|auth|client|key|user|name|min|max|length|char(?:acter)?s?"
-    r"|at|least|long|x{2,}|abc(?:def)?|1234\d*|0{3,}|[^A-Za-z0-9]"
+    r"|at|least|long|sha-?\d+|md5|base-?\d+|utf-?\d+|argon2\w*|pbkdf2|bcrypt|hash(?:ed)?|encod(?:ed|ing)|encrypted|x{2,}|abc(?:def)?|1234\d*|0{3,}|[^A-Za-z0-9]"
 )
 _SYMBOLS = frozenset("!@#$%^&*?~+")
 _LEAST_LEFT = 4
 _LEAST_TURNS = 3
+_LONG_KEY = 16
 
 
 def is_password(value: bytes) -> bool:
@@ -61,10 +69,18 @@ def is_password(value: bytes) -> bool:
 def is_short_key(value: bytes) -> bool:
     """Whether what is assigned to a key or token is one: letters and digits in turn, or with signs among them."""
     text = _read_value(value)
-    if _is_none(text):
+    if len(text) < _SHORTEST_KEY or _is_none(text):
         return False
     is_mixed = any(map(str.isdigit, text)) and not _SYMBOLS.isdisjoint(text)
     return is_mixed or _count_turns(text) >= _LEAST_TURNS
+
+
+def is_key_of_address(value: bytes) -> bool:
+    """Whether what stands behind `?token=` is one: letters and digits in turn, or many of both."""
+    text = value.decode("utf-8", "replace").rstrip(".,:!?*")
+    if len(text) < _SHORTEST_KEY or _is_none(text) or not any(map(str.isdigit, text)):
+        return False
+    return _count_turns(text) >= _LEAST_TURNS or len(text) >= _LONG_KEY
 
 
 def _count_turns(text: str) -> int:

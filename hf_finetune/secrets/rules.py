@@ -18,7 +18,14 @@ from typing import Any
 import re2
 
 from hf_finetune.privacy import SECRETS, is_secret
-from hf_finetune.secrets.passwords import ASSIGNED_KEY, ASSIGNED_PASSWORD, is_password, is_short_key
+from hf_finetune.secrets.passwords import (
+    ASSIGNED_KEY,
+    ASSIGNED_PASSWORD,
+    KEY_OF_ADDRESS,
+    is_key_of_address,
+    is_password,
+    is_short_key,
+)
 from hf_finetune.secrets.service_keys import KEYED_ADDRESSES, SERVICE_KEYS
 
 # Kinds of detect-secrets that any vocabulary, card or list of addresses is full of.
@@ -101,6 +108,7 @@ def _compile_rules() -> _Compiled:
     rules.append(_Rule("a key or password", _OF_XML, is_password, of_a_line=True))
     rules.append(_Rule("a key or password", ASSIGNED_PASSWORD, is_password, of_a_line=True))
     rules.append(_Rule("a key or password", ASSIGNED_KEY, is_short_key, of_a_line=True))
+    rules.append(_Rule("a key in an address", KEY_OF_ADDRESS, is_key_of_address, of_a_line=True))
     rules += _list_library_rules(options)
     together = re2.Set.SearchSet(options)
     for rule in rules:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from hf_finetune.cli import app
 from hf_finetune.codes import CODES
 from hf_finetune.errors import ConfigError, DataError
+from hf_finetune.metric_info import find_detectable_share, format_size
 
 SCRATCH = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 TEAMS = ("billing", "technical", "sales")
@@ -36,7 +37,7 @@ def folder(tmp_path_factory):
     rows[4] = "{broken"
     rows[6] = rows[5]
     rows[7] = chat("who?", "...")
-    rows[8] = chat("write to jane.doe@example.org", "that is done")
+    rows[8] = chat("write to jane.doe@mail.org", "that is done")
     rows[9] = chat("a long one", "long " * 60)
     (folder / "train.jsonl").write_text("\n".join(rows) + "\n")
     (folder / "held_out.jsonl").write_text("\n".join([rows[20], chat("new", "and not seen")]) + "\n")
@@ -104,8 +105,22 @@ def test_rows_and_tokens_are_counted(report):
 
 def test_lines_that_a_run_skips_are_no_error_and_strict_is(folder):
     skip = (folder / "sft.yaml", "data.on_bad_line=skip", "data.validation=null")
-    assert "warning: train: 1 of 40 lines are rejected" in check(*skip)
+    assert "warning: train: 1 of 40 lines is rejected" in check(*skip)
     check(*skip, "--strict", code=2)
+
+
+def test_one_row_is_said_as_one(folder):
+    (folder / "one.jsonl").write_text(chat("question a", "answer a") + "\n")
+    (folder / "two.jsonl").write_text("{broken\n" + chat("question b", "answer b") + "\n")
+    files = (f"data.train={folder / 'one.jsonl'}", f"data.validation={folder / 'two.jsonl'}")
+    said = check(folder / "sft.yaml", *files, "--benchmark", folder / "one.jsonl", code=2)
+    assert f"  train: {folder}/one.jsonl, 1 row\n" in said
+    assert "validation.jsonl, 1 row, 1 of 2 lines rejected" in said.replace("two", "validation")
+    assert "error: validation: 1 of 2 lines is rejected: " in said
+    assert "validation: a mean over 1 row depends on it alone" in said
+    assert "1 of 1 row of " in said
+    assert ": 1 training row [HF206]" in said
+    assert not re.search(r"\b1 (rows|lines|tokens|turns|pairs|are|have)\b", said)
 
 
 def test_rows_without_a_fault_have_nothing_to_be_said(folder):
@@ -115,7 +130,7 @@ def test_rows_without_a_fault_have_nothing_to_be_said(folder):
 
 def test_the_report_is_in_lines_and_shows_no_text_of_rows(folder):
     said = check(folder / "sft.yaml", code=2)
-    assert "error: validation: 1 of 2 rows are copies of training rows [HF202]\n" in said
+    assert "error: validation: 1 of 2 rows is a copy of a training row [HF202]\n" in said
     assert f"  {folder}/held_out.jsonl:1 (and {folder}/train.jsonl:21)\n" in said
     assert "`hf-finetune explain HF" in said.splitlines()[-1]
     assert not any(word in said for word in ("jane", "question", "broken"))
@@ -133,7 +148,7 @@ def test_a_page_has_the_findings_and_rows(folder):
     said = check(folder / "sft.yaml", "--html", folder / "page.html", code=2)
     assert said.startswith(f"{folder}/page.html is written\n")
     page = (folder / "page.html").read_text()
-    assert "HF202 error: validation: 1 of 2 rows are copies of training rows" in page
+    assert "HF202 error: validation: 1 of 2 rows is a copy of a training row" in page
     assert page.count('<span class="t trained"') > 10
     assert "<script" not in page
     check(folder / "sft.yaml", "--html", folder / "page.html", code=2)  # over our own
@@ -169,7 +184,27 @@ def test_labels_that_are_rare_or_never_evaluated_are_said(folder):
     found = {each["code"]: each for each in json.loads(check(folder / "classification.yaml", "--json"))["findings"]}
     assert found["HF383"]["what"] == "train: of 62 rows 'sales' has 2"
     assert found["HF384"]["what"] == "validation: no row has 'sales'"
-    assert found["HF382"]["what"] == "validation: 60 rows cannot show a difference below 13 points of accuracy"
+    least = format_size("accuracy", find_detectable_share(0.0, 0.0, 60))  # as in the verdict of a run
+    said = f"validation: 60 rows cannot reliably show a difference of accuracy below {least}"
+    assert (found["HF382"]["what"], least) == (said, "12.6 points")
+
+
+def test_labels_that_are_personal_data_are_named_by_their_kind(folder):
+    labels = ["ann.lee@mail.org", "bob@mail.org", "billing"]
+    rows = [{"text": f"ticket {number} is here", "label": labels[number % 3]} for number in range(60)]
+    (folder / "owners.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "fewer.jsonl").write_text(json.dumps(rows[1] | {"text": "a new one"}) + "\n")
+    files = (f"data.train={folder / 'owners.jsonl'}", f"data.validation={folder / 'fewer.jsonl'}")
+    said = check(folder / "classification.yaml", *files, "--html", folder / "owners.html", "--json")
+    report = json.loads(said)
+    assert report["splits"]["train"]["labels"] == {"[email 1]": 20, "[email 2]": 20, "billing": 20}
+    assert report["splits"]["validation"]["labels"] == {"[email 2]": 1}
+    (missing,) = [each["what"] for each in report["findings"] if each["code"] == "HF384"]
+    assert missing == "validation: no row has '[email 1]', 'billing'"
+    page = (folder / "owners.html").read_text().partition('id="rows"')[0]
+    assert not any("mail.org" in shown for shown in (said, page, check(folder / "classification.yaml", *files)))
+    for asked in ("--show-data", "eval.show_data=true"):
+        assert "bob@mail.org 20" in check(folder / "classification.yaml", *files, asked)
 
 
 def test_what_a_run_is_refused_for_is_said_beside_the_rest(folder):
@@ -217,6 +252,19 @@ def test_rows_longer_than_any_limit_are_measured_whole(folder):
     assert lost["remedy"].startswith("shorten these rows")
 
 
+@pytest.mark.parametrize("run", ["classification", "sft"])
+def test_text_that_the_tokenizer_does_not_know_is_named_by_its_lines(folder, run):
+    texts = ["this is known", "this is 中文", "that is known", "中"]
+    rows = {
+        "classification": [{"text": text, "label": TEAMS[place % 2]} for place, text in enumerate(texts)],
+        "sft": [json.loads(chat("who?", text)) for text in texts],
+    }[run]
+    (folder / "unknown.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = (f"data.train={folder / 'unknown.jsonl'}", "data.validation=null")
+    done = CliRunner().invoke(app, ["check", str(folder / f"{run}.yaml"), *settings, "--json"])
+    assert lines_of(json.loads(done.stdout), "HF106") == [("unknown.jsonl", 2), ("unknown.jsonl", 4)]
+
+
 def test_a_run_that_cannot_be_read_is_json_too(folder):
     arguments = ["check", str(folder / "sft.yaml"), "train.max_lenght=3", "--json"]
     done = CliRunner().invoke(app, arguments)
@@ -238,7 +286,11 @@ def test_rows_that_it_will_be_used_on_and_benchmarks_are_held_against_the_traini
     (folder / "many.jsonl").write_text(more + "\n")
     settings = (folder / "sft.yaml", f"data.train={folder / 'many.jsonl'}", "data.validation=null")
     found = json.loads(check(*settings, "--against", others, "--json"))
-    assert [each["code"] for each in found["findings"] if each["code"] == "HF381"] == ["HF381"]
+    (drift,) = [each["what"] for each in found["findings"] if each["code"] == "HF381"]
+    assert not any(word in drift for word in ("zug", "question"))
+    found = json.loads(check(*settings, "--against", others, "--show-data", "--json"))
+    (drift,) = [each["what"] for each in found["findings"] if each["code"] == "HF381"]
+    assert "in training rows: 'answer'" in drift or "'question'" in drift
     found = json.loads(check(*settings, "--benchmark", folder / "many.jsonl", "--json"))
     assert found["counts"]["benchmarks"][str(folder / "many.jsonl")]["shared"] == 80
     with pytest.raises(DataError, match=r"no\.jsonl: no such file"):
@@ -250,3 +302,18 @@ def test_rows_that_it_will_be_used_on_and_benchmarks_are_held_against_the_traini
 def test_a_stream_has_no_rows_at_hand(folder):
     with pytest.raises(ConfigError, match=r"data\.stream"):
         check(folder / "sft.yaml", "data.validation=null", "train.max_steps=2", "data.stream=true")
+
+
+def test_how_a_file_was_read_is_said_behind_it(folder, tmp_path):
+    rows = "text,label\n" + "".join(f"café number {spell(number)},{TEAMS[number % 3]}\n" for number in range(12))
+    (tmp_path / "rows.csv").write_bytes(rows.encode("latin-1"))
+    run = {
+        "recipe": "classification",
+        "output_dir": str(tmp_path / "run"),
+        "data": {"train": str(tmp_path / "rows.csv")},
+    }
+    run["model"] = {"scratch": SCRATCH, "tokenizer": str(folder / "model")}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    for _ in range(2):  # from the file, and from the cache
+        said = " ".join(check(tmp_path / "run.yaml").split())
+        assert "rows.csv" in said and ("latin-1" in said.lower() or "cp1252" in said.lower() or "1252" in said)

@@ -116,7 +116,7 @@ def test_words_that_do_not_go_together_are_refused(folder, arguments, message):
 def test_a_row_that_is_not_there_is_named_with_the_reason(folder):
     with pytest.raises(DataError, match=r"other\.jsonl: is no file of this run; its files are .*rows\.jsonl"):
         run(folder / "sft.yaml", "other.jsonl:1")
-    with pytest.raises(DataError, match=r"rows\.jsonl:9: the file ends before this line; name another line"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:9: the file has 3 lines; name one of them"):
         run(folder / "sft.yaml", f"{folder}/rows.jsonl:9")
     with pytest.raises(DataError, match=r"rows\.jsonl:3: no row of the run stands here: the line is blank"):
         run(folder / "sft.yaml", f"{folder}/rows.jsonl:3")

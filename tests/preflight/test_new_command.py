@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_models import saved_parrot
@@ -81,11 +85,29 @@ def test_no_text_of_a_row_is_in_the_file_or_in_what_is_said(new, here):
 REFUSED = [
     ("nope.jsonl", "nope.jsonl: no such file"),
     ("empty.jsonl", "empty.jsonl: the file is empty; put rows into it"),
-    ("junk.jsonl", "junk.jsonl: this is plain text, not JSON Lines"),
-    ("torn.jsonl", "torn.jsonl: no line is a JSON object, and no row that of a table; write one row a line"),
+    (
+        "junk.jsonl",
+        "junk.jsonl: this is plain text, not JSON Lines: no line begins with {; name it .txt: each line, or",
+    ),
+    ("prose", "prose: this is plain text, not JSON Lines: no line begins with {; name it .txt: each line, or"),
+    ("a.pdf", "a.pdf: this is a PDF document, not rows; `pdftotext a.pdf rows.txt` [HF005]"),
+    ("parquet.txt", "parquet.txt: this is a Parquet file, not rows; name it .parquet [HF005]"),
+    ("rows.jsonl rows.jsonl", "rows.jsonl: is named twice; keep one"),
+    ("rows.jsonl dev.jsonl", "dev.jsonl: has the same content as train (rows.jsonl); name a file of rows that are not"),
+    ("rows.jsonl test.jsonl", "test.jsonl: has the same rows as train (rows.jsonl); name a file of rows that are not"),
+    ("torn.jsonl", "torn.jsonl:2: not valid JSON: the line ends inside the row; one whole object a line"),
+    ("twice.jsonl", "twice.jsonl:1: text: the key `text` occurs twice in one object; keep one of them [HF012]"),
+    ("latin.jsonl", "latin.jsonl:1: byte 14 of the line is 0xE9, which is not UTF-8"),
+    ("deep.json", "deep.json:1: nested more than 128 levels deep (line 1 of the file); flatten the row [HF014]"),
+    ("uneven.csv", "uneven.csv:2: the row has 1 field, the header 2; is a field or a quote missing? [HF063]"),
+    ("nohead.csv", "nohead.csv:1: the first line, which names the columns, reads as a row: one of its values stands"),
+    ("blank.jsonl", "blank.jsonl: the file has only blank lines; put rows into it"),
     ("bad.jsonl", "bad.jsonl:1: "),
     ("one.jsonl --model scratch", "the training rows have one label only"),
     ("labels.txt", "labels.txt: each line has one tab, as that of a table has; name it .tsv"),
+    ("prose.txt rows.jsonl", "prose.txt: is plain text, and rows.jsonl is not: a run reads one of both; name files of"),
+    ("??o*.*", "book.txt: is plain text, and blo.jsonl is not: a run reads one of both; name files of one kind"),
+    ("rows.jsonl --model=", "--model: is empty; name a folder, a Hub id or scratch [HF001]"),
     ("rows.jsonl --task sft", "rows.jsonl: --task sft takes conversations, and these rows are labelled texts"),
     ("chat.jsonl --task pretrain", "chat.jsonl: --task pretrain takes texts, and these rows are conversations"),
     ("book.txt --task lora", "book.txt: --task lora takes rows, and this is text"),
@@ -93,7 +115,6 @@ REFUSED = [
     ("chat.jsonl --model scratch", "--model: a model from random weights cannot learn to answer"),
     ("rows.jsonl --model org/nothing", "--model: no tokenizer can be loaded from 'org/nothing'"),
     ("rows.jsonl --output taken.yaml", "taken.yaml: --output: exists already; name another file"),
-    ("rows.jsonl --output taken.yaml/run.yaml --model scratch", "taken.yaml/run.yaml: is below taken.yaml, which is a"),
 ]
 
 
@@ -104,11 +125,24 @@ def test_a_mistake_is_one_message_and_nothing_is_written(new, here, arguments, m
         "labels.txt": "ham\ta text\nspam\tanother\n",
         "book.txt": "a\n\nb\n",
         "unlike.jsonl": '{"a": 1, "b": 2}\n',
-        "torn.jsonl": '{"text": "a\n',
+        "torn.jsonl": '\n{"text": "a\n',
+        "twice.jsonl": '{"text": "a", "text": "b"}\n[1]\n',
+        "deep.json": f'[{{"text": {"[" * 200}{"]" * 200}}}]',
+        "uneven.csv": "text,label\nalone\n",
+        "nohead.csv": "I like it.,good\nI hate it.,bad\nIt is fine.,good\n" * 3,
+        "blank.jsonl": "\n \n",
+        "prose.txt": "Some text.\n",
+        "blo.jsonl": '{"text": "a"}\n',
+        "prose": "Some text here, and more.\nOther text, yes.\n",
+        "a.pdf": "%PDF-1.7\n",
+        "parquet.txt": "PAR1abc",
     }
+    (here / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
     for name, text in files.items():
         (here / name).write_text(text)
     write_jsonl(here / "rows.jsonl", labelled(20, 2))
+    write_jsonl(here / "dev.jsonl", labelled(20, 2))
+    write_jsonl(here / "test.jsonl", reversed(labelled(20, 2)))
     write_jsonl(here / "one.jsonl", labelled(20, 1))
     write_jsonl(here / "chat.jsonl", questions(20))
     before = sorted(here.iterdir())
@@ -116,6 +150,12 @@ def test_a_mistake_is_one_message_and_nothing_is_written(new, here, arguments, m
     assert said.startswith(message)
     assert sorted(here.iterdir()) == before
     assert (here / "taken.yaml").read_text() == "mine"
+
+
+def test_a_run_file_below_a_file_is_refused(new, here):
+    write_jsonl(here / "rows.jsonl", labelled(20, 2))
+    said = new("rows.jsonl", "--output", "rows.jsonl/run.yaml", "--model", "scratch", code=5)
+    assert said.startswith("rows.jsonl/run.yaml: is below rows.jsonl, which is a file; name one in a folder")
 
 
 def test_an_encoder_is_refused_for_texts_and_taken_for_labels(new, here, encoder):
@@ -202,3 +242,62 @@ def test_what_a_terminal_would_obey_in_the_name_of_a_column_is_escaped(new, here
     said = new("odd.csv", "--model", "scratch")
     written = (here / "run.yaml").read_text()
     assert not any(sign in said + written for sign in ("\x1b", "\u202e"))
+
+
+def test_a_pattern_of_text_files_is_read_as_they_are(new, here):
+    for name in ("a.txt", "b.txt"):
+        (here / name).write_text("one line\nanother\n" * 9)
+    assert "36 rows for train, format lines" in new("*.txt", "--model", "scratch")
+
+
+def refuse(number: int) -> Callable[..., Any]:
+    """A function in the place of one that the system refuses."""
+
+    def refused(given: Any, *_: Any, **__: Any) -> Any:
+        raise OSError(number, os.strerror(number), str(given))
+
+    return refused
+
+
+@pytest.mark.parametrize("entered", [False, True], ids=["the folder", "a file in it"])
+def test_what_may_not_be_read_is_said_as_such(new, here, monkeypatch, entered):
+    (here / "locked").mkdir()
+    write_jsonl(here / "locked" / "rows.jsonl", labelled(20, 2))
+    # Root may read everything: what the system would say to others is said for it.
+    real = Path.stat
+
+    def stat(path: Path, **options: Any) -> os.stat_result:
+        if path == Path("locked/rows.jsonl"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    monkeypatch.setattr(Path, "iterdir", refuse(errno.EACCES))
+    if entered:
+        exists = os.path.exists
+        monkeypatch.setattr(os.path, "exists", lambda path: str(path) != "locked/rows.jsonl" and exists(path))
+    named = "locked/rows.jsonl" if entered else "locked"
+    said = new(named, "--model", "scratch", code=2)
+    assert said == f"{named}: cannot be read: Permission denied; check the permissions of its folder [HF002]\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "No space left on device); nothing is left of it; make room, or write to another disk [HF702]"),
+        (
+            errno.EFBIG,
+            "File too large); nothing is left of it; room does not help, the system limits the size",
+        ),
+        (errno.EACCES, "Permission denied); nothing is left of it; name a folder of yours [HF701]"),
+    ],
+)
+def test_a_run_file_that_cannot_be_written_is_one_message_and_nothing_is_left(new, here, monkeypatch, number, said):
+    from hf_finetune.preflight.plan import make
+
+    write_jsonl(here / "rows.jsonl", labelled(20, 2))
+    monkeypatch.setattr(make, "write_atomically", refuse(number))
+    assert new("rows.jsonl", "--model", "scratch", "--output", "deep/run.yaml", code=5).startswith(
+        f"deep/run.yaml: cannot be written ({said}"
+    )
+    assert not (here / "deep").exists()

@@ -101,6 +101,10 @@ def _check_exists(document: RunDocument, key: Key, path: str) -> None:
     try:
         if Path(expand_user(path)).exists():
             return
+    except PermissionError as problem:
+        what = f"{path} cannot be read: {problem.strerror}"
+        document.refuse(key, what, "check the permissions of its folder", code="HF002")
+        return
     except (OSError, ValueError):
         document.refuse(key, "is not a valid path", "name a file, a folder, a glob or a Hub data set id", code="HF626")
         return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -33,7 +33,7 @@ from hf_finetune.data.reading.reader import (
 )
 from hf_finetune.data.reading.row_checks.labels import find_similar_labels
 from hf_finetune.data.reading.row_decoder import RowDecoder
-from hf_finetune.data.reading.row_lines import RowSettings
+from hf_finetune.data.reading.row_lines import RowSettings, log_note
 from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
 from hf_finetune.data.workers import count_processes
 from hf_finetune.environment.progress_lines import show_progress
@@ -46,8 +46,8 @@ ROW_HASH, SOURCE, STRATUM, GROUP = "_row_hash", "_source", "_stratum", "_group"
 FILE, LINE = "_file", "_line"
 
 
-_FORM = 2
-"""Of what is kept beside the rows: since 2 rejected lines have their codes."""
+_FORM = 3
+"""Of what is kept beside the rows: since 2 rejected lines have their codes, since 3 it has what is said of a file."""
 _EXTRA_FEATURES = {
     ROW_HASH: Value("uint64"),
     SOURCE: Value("int32"),
@@ -106,6 +106,8 @@ class FileStats:
     rows: int
     rejected_lines: tuple[tuple[int, str, str], ...]
     """The number of each of the first dropped lines, the reason, and its code."""
+    notes: tuple[str, ...] = ()
+    """What is not as usual about it: its encoding, its delimiter, its compression."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
         "files": [(sha256, file.source) for sha256, file in zip(hashes, files, strict=True)],
         **reading.describe(),
         # The ending of a name decides how text is read: a .csv and a .jsonl of the same bytes are other rows.
-        "endings": [get_ending(file.shown) for file in files],
+        # And what is said of its compression is said of its name.
+        "endings": [(get_ending(file.shown), PurePath(file.shown.lower()).suffix) for file in files],
     }
     features = Features({**own, **_EXTRA_FEATURES})
     build = partial(_build_batches, files, stamps, reading, features.arrow_schema)
@@ -165,10 +168,15 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
             sha256=sha256,
             bytes=stamp.size,
             rejected_lines=tuple((line, reason, code) for line, reason, code in count.pop("rejected_lines")),
+            notes=tuple(count.pop("notes")),
             **count,
         )
         for file, sha256, stamp, count in zip(files, hashes, stamps, counts["files"], strict=True)
     )
+    # Of rows in the cache, too: who read them first, such as the check before the imports, may have said nothing.
+    for fact in facts:
+        for note in fact.notes:
+            log_note(fact.path, note)
     return dataset, facts
 
 
@@ -196,7 +204,8 @@ def _build_batches(
     total = 0
     reading.decoder.labels.names.seen.clear()
     for number, (file, stamp) in enumerate(zip(files, stamps, strict=True)):
-        tally = LineCounts(keep=partial(keep, number))
+        notes: list[str] = []
+        tally = LineCounts(keep=partial(keep, number), note=notes.append)
         build = partial(_build_batch, file=file, number=number, reading=reading, schema=schema)
         size = _count_bytes_of_lines(file, stamp, reading)
         with show_progress(f"rows of {file.shown} read") as show:
@@ -221,6 +230,7 @@ def _build_batches(
                 "rows": tally.rows,
                 "rejected": tally.rejected,
                 "rejected_lines": [(line.line, line.reason, line.code) for line in tally.first],
+                "notes": notes,
             }
         )
     if problems:
@@ -266,7 +276,7 @@ def _find_similar_labels(files: Sequence[DataFile], reading: ReadSettings) -> li
     get_label: attrgetter[Any] = reading.decoder.get_field_getter(field)
     found: dict[str, tuple[int, str, int]] = {}
     for file in files:
-        for block in _read_blocks(file, reading, LineCounts()):
+        for block in _read_blocks(file, reading, LineCounts(note=list[str]().append)):
             for row, line in zip(block.rows, block.line_numbers, strict=True):
                 given = get_label(row)
                 for label in given if isinstance(given, list) else [given]:
@@ -281,7 +291,7 @@ def _explain_no_rows(file: DataFile, tally: LineCounts) -> Problem:
     if not tally.rejected:
         return Problem("the file has only blank lines", "put rows into it, or leave it out", file.shown, code="HF007")
     return Problem(
-        f"all {tally.rejected:,} lines are rejected",
+        "its only line is rejected" if tally.rejected == 1 else f"all {tally.rejected:,} lines are rejected",
         "run with data.on_bad_line=fail to see why",
         file.shown,
         code="HF053",

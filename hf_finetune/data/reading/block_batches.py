@@ -52,7 +52,9 @@ def read_batches(
     file: DataFile, decoder: RowDecoder, settings: RowSettings, tally: LineCounts, build: Build, processes: int
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a file as `build` makes record batches of them; `tally` counts its lines, see `read_rows`."""
-    blocks, enough = look_ahead(iterate_row_blocks(file.path, file.shown, settings), FEWEST_BYTES, _count_bytes)
+    blocks, enough = look_ahead(
+        iterate_row_blocks(file.path, file.shown, settings, note=tally.note), FEWEST_BYTES, _count_bytes
+    )
     reader = _BlockReader(file.shown, decoder, settings.max_line_bytes, build)
     settled = decoder.row_format.label is None or decoder.labels.is_settled
     if processes > 1 and enough and settled:

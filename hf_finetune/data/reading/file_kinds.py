@@ -38,9 +38,9 @@ _NAMES = {
 }
 # The first bytes of a file, what it is, and what helps; {file} stands for its name.
 _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
-    (b"PAR1", "a Parquet file", "name it .parquet, with a data.format of rows"),
-    (b"ARROW1", "an Arrow file", "name it .arrow, with a data.format of rows"),
-    (b"%PDF-", "a PDF document", "`pdftotext {file} rows.txt`, and data.format: paragraphs"),
+    (b"PAR1", "a Parquet file", "name it .parquet; set data.format to auto or a row format"),
+    (b"ARROW1", "an Arrow file", "name it .arrow; set data.format to auto or a row format"),
+    (b"%PDF-", "a PDF document", "`pdftotext {file} rows.txt`; set data.format to paragraphs"),
     (b"\xd0\xcf\x11\xe0", "a document of an old Office", "`libreoffice --headless --convert-to csv {file}`"),
     (b"{\\rtf", "a rich text document", "`libreoffice --headless --convert-to txt:Text {file}`"),
     (b"BZh", "a bzip2 file", "`bunzip2 -k {file}`"),
@@ -54,7 +54,7 @@ _FOREIGN: tuple[tuple[bytes, str, str], ...] = (
 _JSON_START = re.compile(rb"""["'\[]|(null|true|false|-?[0-9][0-9.eE+-]*)$""")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _SHEET = "`libreoffice --headless --convert-to csv {file}`, or save the sheet as CSV, and name that"
-_LETTER = "`libreoffice --headless --convert-to txt:Text {file}`, and data.format: paragraphs"
+_LETTER = "`libreoffice --headless --convert-to txt:Text {file}`; set data.format to paragraphs"
 
 
 def get_ending(shown: str) -> str:
@@ -184,7 +184,7 @@ def _refuse_text(head: bytes, shown: str) -> None:
     """Raise DataError where no line of a file's beginning can be a row: it is a table, or prose."""
     if not head.removeprefix(b"\xef\xbb\xbf").strip() or detect_wide_encoding(head) is not None:
         return
-    if _may_be_table(head, shown):
+    if _may_be_table(head, shown) and not _begins_as_prose(head):
         what, remedy = "this looks like a table of separated values, not JSON Lines", _explain_conversion(shown)
     elif any(_JSON_START.match(line.strip()) for line in head.split(b"\n")[:20]):
         return  # JSON of another kind: each line is named with its own reason
@@ -212,6 +212,12 @@ def looks_like_table(head: bytes) -> bool:
     # Two lines of prose with a comma each pass, too: it is asked only of what is no JSON, and decides what is advised.
     counts = ([line.count(mark) for line in lines] for mark in (b",", b";", b"\t", b"|"))
     return len(lines) > 1 and any(each[0] and len(set(each)) == 1 for each in counts)
+
+
+def _begins_as_prose(head: bytes) -> bool:
+    """Whether the first line ends as a sentence does, and not as names of columns do."""
+    first = next((line.strip() for line in head.split(b"\n") if line.strip()), b"")
+    return first.endswith((b".", b"!", b"?"))
 
 
 def _has_object_line(head: bytes) -> bool:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from hf_finetune.config.sections import DataSection, RowFormatName
 from hf_finetune.data.labels.label_map import log_label_map
@@ -92,9 +92,6 @@ def _read_first_row(
         if found is not None:
             return *found, file
     # No line of any file is a JSON object, so each is rejected (or blank) before its keys would matter.
-    # Reading raises with all of the reasons; the decoder may be of any format.
-    name = "text" if data.format == "auto" else data.format
-    reading = ReadSettings(RowDecoder(FORMATS[name], (), {}), "fail", settings, None, None)
     files = [file for file in train if isinstance(file, DataFile)]
     if len(files) < len(train):
         asked = "the shard has no" if len(train) == 1 else f"none of the first {len(train)} shards has a"
@@ -102,7 +99,13 @@ def _read_first_row(
         raise DataError(
             Problem(what, "look at them with `hf-finetune check`", train[0].shown, key="data.train", code="HF054")
         )
-    read_role(files, "train", reading)
+    refuse_every_line(files, settings, "text" if data.format == "auto" else data.format)
+
+
+def refuse_every_line(files: Sequence[DataFile], settings: RowSettings, name: RowFormatName = "text") -> NoReturn:
+    """Raise DataError with the reason of each line of files no line of which is a JSON object."""
+    # The decoder may be of any format: no line comes to it.
+    read_role(files, "train", ReadSettings(RowDecoder(FORMATS[name], (), {}), "fail", settings, None, None))
     raise AssertionError("a file without a single row was read")
 
 

@@ -12,8 +12,9 @@ import logging
 import zlib
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal, Protocol
 
 import numpy as np
@@ -32,6 +33,7 @@ BOM = b"\xef\xbb\xbf"
 _LINE_END = ord("\n")
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
+_PACKED = {".gz": "gzip", ".zst": "zstd"}
 # Of rows, gzip and zstd make a tenth to a fiftieth. A file that unpacks to more than this times its size is read for
 # minutes where its size says seconds, or for days: it was made to be.
 MOST_UNPACKED = 300
@@ -160,6 +162,21 @@ def is_compressed(path: ByteSource) -> bool:
     """Whether a file is gzip or zstd as a whole. Raises OSError."""
     with path.open("rb") as file:
         return file.read(4).startswith((_GZIP, _ZSTD))
+
+
+def explain_compression(path: ByteSource, shown: str) -> str | None:
+    """What is to be said of a file of this machine that is compressed otherwise than its name says; None of others."""
+    if not isinstance(path, Path) or path == STANDARD_INPUT:
+        return None
+    named = _PACKED.get(PurePath(shown.lower()).suffix)
+    with suppress(OSError), path.open("rb") as file:  # its reader says so
+        head = file.read(4)
+        found = "gzip" if head.startswith(_GZIP) else "zstd" if head.startswith(_ZSTD) else None
+        if found is not None and found != named:
+            return f"it is {found}, which its name does not say, and read as such"
+        if head and found is None and named is not None:
+            return "its name says that it is compressed, which it is not: it is read as it stands"
+    return None
 
 
 def _decompress(file: io.BufferedReader, place: ReadPlace | None) -> Iterator[bytes]:

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from hf_finetune.data.reading.json_line import LineError, decode_utf8, parse_json_object
-from hf_finetune.data.reading.lines import ByteSource, LineBlock, ReadPlace, iterate_line_blocks, read_chunks
+from hf_finetune.data.reading.lines import (
+    ByteSource,
+    LineBlock,
+    ReadPlace,
+    explain_compression,
+    iterate_line_blocks,
+    read_chunks,
+)
 from hf_finetune.data.reading.row_decoder import RowDecoder
-from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
+from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks, log_note
 from hf_finetune.data.reading.row_types import TextRow
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, DataError, Problem
 from hf_finetune.metric_info import choose_verb, say_count
@@ -51,6 +59,8 @@ class LineCounts:
     """Rows by the misspelled key that they are rejected for; of the first keys alone, as there may be one a row."""
     keep: Callable[[int, LineError], None] | None = None
     """Takes each rejected line, by its number."""
+    note: Callable[[str], None] | None = None
+    """Takes what is not as usual about the file, such as its encoding; by default the log does."""
 
     def reject(self, line: int, bad: LineError) -> None:
         """Count a line as rejected."""
@@ -89,7 +99,7 @@ def read_rows(
     `shown` is the path as the user wrote it. Raises DataError where the file as a whole holds no rows; a bad line, or
     row of a table, is counted in `tally`, not raised.
     """
-    for block in iterate_row_blocks(path, shown, settings, place):
+    for block in iterate_row_blocks(path, shown, settings, place, tally.note):
         rows = decode_block(block, shown, decoder, settings.max_line_bytes, tally)
         if rows is not None:
             yield rows
@@ -168,6 +178,8 @@ def read_text(
     lines: each line that is not blank. paragraphs: separated by blank lines. file: the whole text. Raises DataError
     where the file is not UTF-8 text, or too large for one document.
     """
+    if (compressed := explain_compression(path, shown)) is not None:
+        (tally.note or partial(log_note, shown))(compressed)
     chunks = read_chunks(path, shown, place)
     lines = iterate_line_blocks(chunks, max_line_bytes, 1 if place is None else place.line)
     if place is not None:

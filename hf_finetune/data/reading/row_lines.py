@@ -7,8 +7,9 @@ file. So JSONL stays the form that everything is checked in, and a message names
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hf_finetune.data.reading.lines import (
     ReadPlace,
     check_text,
     decompress,
+    explain_compression,
     is_compressed,
     iterate_line_blocks,
 )
@@ -59,14 +61,22 @@ class RowSettings:
 
 
 def iterate_row_blocks(
-    path: ByteSource, shown: str, settings: RowSettings, place: ReadPlace | None = None
+    path: ByteSource,
+    shown: str,
+    settings: RowSettings,
+    place: ReadPlace | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Iterator[LineBlock]:
     """Yield the rows of a file as blocks of JSON lines, numbered by their line in it, from `place` on.
 
-    Rows of Parquet, Arrow and JSON arrays are numbered by their row: they have no lines, or one for all. Raises
-    DataError where the file as a whole holds no rows; a row of a table that is none is a block with its fault.
+    Rows of Parquet, Arrow and JSON arrays are numbered by their row: they have no lines, or one for all. `note` takes
+    what is not as usual about the file, which otherwise, unless `settings` are quiet, goes to the log. Raises DataError
+    where the file as a whole holds no rows; a row of a table that is none is a block with its fault.
     """
+    note = note or partial(log_note, shown)
     layout, chunks = _find_layout(path, shown, settings, place)
+    if not settings.quiet and (compressed := explain_compression(path, shown)) is not None:
+        note(compressed)
     if (pair := explain_pair(settings.columns, settings.columns_key)) is not None:
         raise ConfigError(pair)
     mapper = ColumnMapper(settings.columns, shown, settings.columns_key, quiet=settings.quiet)
@@ -84,10 +94,15 @@ def iterate_row_blocks(
         table = _open_table(path, shown, layout, chunks, settings)
         if table.names is not None:
             mapper.check_names(table.names, table.header_line)
-        for note in table.notes if not settings.quiet else ():
-            logger.info("%s: %s", shown, note)
+        for each in table.notes if not settings.quiet else ():
+            note(each)
         yield from _iterate_table_blocks(table, mapper, settings)
     mapper.check_seen()
+
+
+def log_note(shown: str, note: str) -> None:
+    """Log what is not as usual about a file."""
+    logger.info("%s: %s", shown, note)
 
 
 def _find_layout(

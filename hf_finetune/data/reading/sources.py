@@ -9,6 +9,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -67,6 +68,10 @@ def resolve_sources(sources: Sources, role: str, format_name: RowFormatName) -> 
             found = _find_files(source.path, role, format_name)
         except DataError as error:
             problems += error.problems
+            continue
+        except PermissionError as error:
+            what, remedy = f"cannot be read: {error.strerror}", "check the permissions of its folder"
+            problems.append(Problem(what, remedy, source.path, key=f"data.{role}", code="HF002"))
             continue
         problems += [problem for shown, _ in found if (problem := _find_mismatch(shown, format_name)) is not None]
         files += [DataFile(path, shown, number, source.weight) for shown, path in found]
@@ -164,6 +169,8 @@ def _suggest_pattern(folder: Path, written: str) -> str:
 
 def _explain_missing(written: str, path: Path, role: str) -> Problem:
     folder = path.parent
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()  # of a folder that may be listed and not entered, `exists` says that nothing is there
     if not os.path.isdir(folder):
         return Problem(
             f"the folder {folder} does not exist", "check the path", written, key=f"data.{role}", code="HF001"
@@ -207,9 +214,8 @@ def _find_duplicates(files: Iterable[DataFile], role: str) -> list[Problem]:
         identity = status.st_dev, status.st_ino
         if identity in seen:
             remedy = "keep one; `weight: 2.0` reads a file twice"
-            problems.append(
-                Problem(f"is the same file as {seen[identity]}", remedy, file.shown, key=f"data.{role}", code="HF051")
-            )
+            what = "is named twice" if seen[identity] == file.shown else f"is the same file as {seen[identity]}"
+            problems.append(Problem(what, remedy, file.shown, key=f"data.{role}", code="HF051"))
         seen.setdefault(identity, file.shown)
     return problems
 

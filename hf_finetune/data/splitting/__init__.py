@@ -11,6 +11,7 @@ rejected_lines.py  the lines that a run has left out, in its folder
 one_split.py     files whose rows are all scored
 overlap.py       evaluation rows that repeat a training row, or 13 words of one
 train_prints.py  that, and the prints of training rows, found in one pass and kept in the cache
+signs.py         scripts without blanks between words
 spill.py         hashes of more rows than memory may hold, sorted and joined on disk
 batches.py       tables that are larger than the memory, walked in order
 """

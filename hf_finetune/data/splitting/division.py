@@ -20,6 +20,7 @@ from hf_finetune.data.splitting.chosen_rows import Choice, Selection, number_all
 from hf_finetune.data.splitting.leakage import locate_rows
 from hf_finetune.data.splitting.weights import apply_weights
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.metric_info import choose_verb, say_count
 
 _MAX_PLACES_SHOWN = 5
 
@@ -98,7 +99,9 @@ def _compute_strata(table: Dataset, files: Sequence[DataFile], key: str, *, is_l
         places, count = locate_rows(table, files, rows), int(alone.sum())
         first = ", ".join("{}:{}".format(*places.locate(row)) for row in range(len(rows)))
         first += ", ..." if count > _MAX_PLACES_SHOWN else ""
-        what = f"{count:,} of {len(values):,} values of `{key}` have a single row, which cannot be in two splits"
+        have = choose_verb(count, "has", "have")
+        whole = f"{count:,} of {say_count(len(values), 'value')} of `{key}`"
+        what = f"{whole} {have} a single row, which cannot be in two splits"
         remedy = "merge rare values, add rows, or stratify by another field"
         raise DataError(Problem(f"{what} ({first})", remedy, key="data.stratify_by", code="HF216"))
     return codes
@@ -108,7 +111,7 @@ def _compute_groups(table: Dataset, key: str, fractions: int) -> Codes:
     """Return the group of each row, a number from 0: (rows,). Raises DataError for fewer groups than splits."""
     codes, values = _encode_column(table, GROUP)
     if len(values) <= fractions:
-        what = f"`{key}` has {len(values)} groups, too few for {fractions + 1} splits"
+        what = f"`{key}` has {say_count(len(values), 'group')}, too few for {fractions + 1} splits"
         raise DataError(Problem(what, "group by a field with more values", key="data.group_by", code="HF217"))
     return codes
 
@@ -128,7 +131,7 @@ def number_groups(table: Dataset, numbers: Rows) -> Rows:
 def _check_no_part_empty(parts: Mapping[str, Rows], fractions: Mapping[str, float], rows: int) -> None:
     problems = [
         Problem(
-            f"{fractions[name]} of {rows:,} rows gives {name} no row",
+            f"{fractions[name]} of {say_count(rows, 'row')} gives {name} no row",
             "change the fraction, add rows, or cut text into smaller documents (data.format paragraphs or lines)",
             key=f"data.{name}_fraction",
             code="HF213",

@@ -28,6 +28,8 @@ from hf_finetune.metric_info import choose_verb, say_count
 logger = logging.getLogger(__name__)
 
 _MAX_DUPLICATES_SHOWN = 5
+SHARED_WORDS = "13 words in a row with training rows (copies are not counted here)"
+"""What rows share that are no copies of training rows, and may be near copies."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ def check_files_differ(files: Mapping[str, Sequence[DataFile]]) -> None:
         raise DataError(problems)
 
 
-_LEAKAGE_REMEDY = "evaluate on rows that are not trained on: another file, or data.validation_fraction"
+_LEAKAGE_REMEDY = (
+    "name a file of rows that are not trained, or leave it out; data.validation_fraction and data.test_fraction hold "
+    "rows of data.train out"
+)
 
 
 def check_rows_differ(tables: Mapping[str, Dataset], facts: Sequence[FileStats]) -> None:
@@ -78,12 +83,24 @@ def check_rows_differ(tables: Mapping[str, Dataset], facts: Sequence[FileStats])
         if one.role != other.role and one.sha256 == other.sha256
     ]
     problems += [
-        Problem(f"has the same rows as data.{first}", _LEAKAGE_REMEDY, key=f"data.{second}", code="HF210")
+        Problem(
+            f"has the same rows as data.{first} ({_name_first(facts, first)})",
+            _LEAKAGE_REMEDY,
+            _name_first(facts, second),
+            key=f"data.{second}",
+            code="HF210",
+        )
         for first, second in combinations(tables, 2)
         if not problems and _have_same_rows(tables[first], tables[second])
     ]
     if problems:
         raise DataError(problems)
+
+
+def _name_first(facts: Sequence[FileStats], role: str) -> str:
+    """The first file of a role, with the number of the others."""
+    paths = [each.path for each in facts if each.role == role]
+    return paths[0] + (f" and {say_count(len(paths) - 1, 'more file')}" if len(paths) > 1 else "")
 
 
 def _have_same_rows(one: Dataset, other: Dataset) -> bool:
@@ -101,7 +118,8 @@ def check_groups_disjoint(tables: Mapping[str, Dataset], group_by: str | None) -
     groups = {role: set(pc.unique(table.data.column(GROUP)).to_pylist()) for role, table in tables.items()}
     problems = [
         Problem(
-            f"{len(groups[first] & groups[second]):,} groups of `{group_by}` are in data.{first} and data.{second}",
+            f"{say_count(both := len(groups[first] & groups[second]), 'group')} of `{group_by}` "
+            f"{choose_verb(both, 'is', 'are')} in data.{first} and data.{second}",
             "move each group to one file",
             key="data.group_by",
             code="HF211",
@@ -135,8 +153,10 @@ def drop_train_duplicates(
         elif refuse:
             total += int(copies.sum())
             problems += _build_duplicate_problems(name, overlap, tables, choice, files)
-        counts = {"copies": int(copies.sum()), "shares_13_words": int(overlap.shares_ngram[~copies].sum())}
-        facts[name] = {"counts": counts, "rows": len(numbers), "shared": counts["shares_13_words"]}
+        sharing = overlap.shares_ngram & ~copies
+        counts = {"copies": int(copies.sum()), "shares_13_words": int(sharing.sum())}
+        first = numbers[sharing][:_MAX_DUPLICATES_SHOWN].tolist()
+        facts[name] = {"counts": counts, "rows": len(numbers), "shared": int(sharing.sum()), "sharing": first}
     if problems:
         log_overlap(facts, tables, choice.splits, files)
         raise DataError(problems, total=total)
@@ -155,10 +175,12 @@ def count_train_duplicates(tables: Mapping[str, Dataset], choice: Choice, num_pr
         copied = choice.trained[overlap.copy_of[copies]]
         labels, trained = _read_labels(tables[role], numbers[copies]), _read_labels(tables["train"], copied)
         others = sum(label != other for label, other in zip(labels, trained, strict=True))
-        shared = int((overlap.shares_ngram & (overlap.copy_of < 0)).sum())
+        sharing = overlap.shares_ngram & (overlap.copy_of < 0)
+        shared = int(sharing.sum())
         first = np.stack([numbers[copies], copied], axis=1)[:_MAX_DUPLICATES_SHOWN].tolist()
         counts = {"copies": len(copies), "other_label": others, "shares_13_words": shared}
         facts[name] = {"counts": counts, "rows": len(numbers), "shared": shared, "first": first}
+        facts[name]["sharing"] = numbers[sharing][:_MAX_DUPLICATES_SHOWN].tolist()
     return Choice(choice.splits, choice.trained, {"overlap": facts})
 
 
@@ -188,7 +210,12 @@ def log_overlap(
             _log_duplicates(name, counts, places)
         if found["shared"]:
             shared = found["shared"], say_count(rows, "row"), choose_verb(found["shared"], "shares", "share")
-            logger.info("%s: %d of %s %s 13 words in a row with training rows", name, *shared)
+            role = chosen[name][0]
+            # What an earlier version has kept in the cache has no places.
+            sharing = [_locate_row(tables[role], files[role], row) for row in found.get("sharing", ())]
+            listed = f": {', '.join(f'{path}:{line}' for path, line in sharing)}" if sharing else ""
+            more = ", ..." if 0 < len(sharing) < found["shared"] else ""
+            logger.info("%s: %d of %s %s %s%s%s", *(name, *shared), SHARED_WORDS, listed, more, extra={"code": "HF204"})
 
 
 def count_repeated_rows(table: Dataset, trained: Rows) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from datasets import Dataset
 from hf_finetune.data.reading.row_checks.conversations import SYSTEM_ROLES
 from hf_finetune.data.splitting.assignment import Hashes, Rows, sort_distinct
 from hf_finetune.data.splitting.batches import iterate_batches
+from hf_finetune.data.splitting.signs import find_signs, join_signs, space_signs
 from hf_finetune.data.splitting.spill import PARTS, Spill, find_places
 from hf_finetune.data.workers import count_processes, map_batches
 from hf_finetune.environment.progress_lines import show_progress
@@ -230,22 +231,35 @@ def _compute_fingerprints(turns_per_row: Rows, roles: list[str], texts: Any, ext
 
 
 def hash_spoken(rows: pa.RecordBatch) -> tuple[Hashes, Rows]:
-    """Hash the words of some rows, those of system messages left out: hashes and rows, (words,) both."""
+    """Hash the words of some rows, those of system messages left out: hashes and rows, (words,) both.
+
+    Of a script without blanks between words each sign is one, together with the two behind it.
+    """
     turns_per_row, roles, texts, _ = _flatten_messages(rows)
-    words_per_turn, words = _hash_words(texts, b"")
+    spaced = space_signs(texts)
+    words_per_turn, flat = _split_words(spaced)
+    words = _hash_texts(flat, b"")
     row_of_word = np.repeat(np.repeat(np.arange(len(turns_per_row)), turns_per_row), words_per_turn)
     spoken = np.repeat(np.array([role not in SYSTEM_ROLES for role in roles], dtype=bool), words_per_turn)
+    if spaced is not texts:
+        words = join_signs(words, find_signs(flat), np.repeat(np.arange(len(words_per_turn)), words_per_turn))
     return words[spoken], row_of_word[spoken]
 
 
 def _hash_words(texts: Any, key: bytes) -> tuple[Rows, Hashes]:
     """Count the words of each text, (texts,), and hash all of them, (words,)."""
+    words_per_text, words = _split_words(texts)
+    return words_per_text, _hash_texts(words, key)
+
+
+def _split_words(texts: Any) -> tuple[Rows, Any]:
+    """Count the words of each text, (texts,), and list all of them, (words,)."""
     # Trimmed first: pyarrow 26 sometimes takes white space at the very end of its buffer for a part of the last word.
     split = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(pc.utf8_lower(texts)))
     flat = split.flatten()
     filled = pc.not_equal(flat, "").to_numpy(zero_copy_only=False)  # an empty text is split into one empty word
     text_of = np.repeat(np.arange(len(texts)), split.value_lengths().to_numpy(zero_copy_only=False))
-    return np.bincount(text_of[filled], minlength=len(texts)), _hash_texts(flat, key)[filled]
+    return np.bincount(text_of[filled], minlength=len(texts)), flat if filled.all() else flat.filter(filled)
 
 
 def _hash_texts(texts: Any, key: bytes) -> Hashes:

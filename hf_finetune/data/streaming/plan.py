@@ -12,6 +12,7 @@ from hf_finetune.config.sections import Run
 from hf_finetune.data.streaming.position import Count, Position, SavedPosition
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders.checkpoint_records import read_progress
+from hf_finetune.metric_info import say_count
 
 STREAM_KEY = "hf_finetune_stream"
 """Under which a checkpoint's trainer_state.json keeps where the stream stands."""
@@ -67,7 +68,8 @@ def plan_stream(run: Run, args: Any) -> StreamPlan:
         return plan
     step, saved = read_saved(Path(args.resume_from_checkpoint))
     if saved.rows_per_step != rows:
-        what = f"a step of {rows:,} rows, and the run began with {saved.rows_per_step:,}: parts would not fit"
+        asked = f"a step of {say_count(rows, 'row')}"
+        what = f"{asked}, and the run began with {saved.rows_per_step:,}: parts would not fit"
         remedy = "set batch size, accumulation and processes as they were, or start a new run in another output_dir"
         raise ConfigError(Problem(what, remedy, key="data.stream", code="HF901"))
     return replace(plan, step=step, saved=saved)

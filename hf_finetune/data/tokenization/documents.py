@@ -130,7 +130,9 @@ def group_into_blocks(
     )
     if not facts["tokens"]:
         raise DataError(
-            Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has", code="HF121")
+            Problem(
+                f"none of {say_count(len(rows), 'document')} has any text", "give at least one that has", code="HF121"
+            )
         )
     return dataset, PackingStats(**facts)
 

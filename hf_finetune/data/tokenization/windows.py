@@ -86,7 +86,9 @@ def cut_into_windows(
     windows, counts = build_cached_dataset("windows", made_from, FEATURES, build)
     if not counts["windows"]:
         raise DataError(
-            Problem(f"none of the {len(rows):,} documents has any text", "give at least one that has", code="HF121")
+            Problem(
+                f"none of {say_count(len(rows), 'document')} has any text", "give at least one that has", code="HF121"
+            )
         )
     return windows, WindowStats(**counts)
 

@@ -33,7 +33,7 @@ from hf_finetune.errors import ModelError, Problem
 from hf_finetune.evaluation.generation.session import set_eval_mode
 from hf_finetune.evaluation.language_modeling.trainer_metrics import reduce_logits
 from hf_finetune.evaluation.statistics.intervals import compute_intervals, compute_wilson_interval
-from hf_finetune.evaluation.statistics.power import ALPHA
+from hf_finetune.metric_info import ALPHA
 from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.models.tokenizers import find_unknown_pieces

@@ -22,8 +22,16 @@ from hf_finetune.evaluation.statistics.bootstrap import (
     resample_metrics,
 )
 from hf_finetune.evaluation.statistics.intervals import find_obstacle, get_tail
-from hf_finetune.evaluation.statistics.power import ALPHA, MIN_PAIRS, find_detectable_mean, find_detectable_share
-from hf_finetune.metric_info import HEADLINE_METRICS, format_metric, format_size, get_metric_info
+from hf_finetune.evaluation.statistics.power import find_detectable_mean
+from hf_finetune.metric_info import (
+    ALPHA,
+    HEADLINE_METRICS,
+    MIN_PAIRS,
+    find_detectable_share,
+    format_metric,
+    format_size,
+    get_metric_info,
+)
 
 Array = npt.NDArray[np.float64]
 

@@ -21,7 +21,7 @@ from hf_finetune.errors import ConfigError, DataError, Problem, suggest
 from hf_finetune.evaluation.statistics.bootstrap import JACKKNIFE_PARTS, Groups, Statistic, number_groups
 from hf_finetune.evaluation.statistics.intervals import compute_intervals
 from hf_finetune.evaluation.statistics.paired_test import format_number
-from hf_finetune.evaluation.statistics.power import ALPHA
+from hf_finetune.metric_info import ALPHA
 
 Array = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]

@@ -23,7 +23,7 @@ from hf_finetune.preflight.data_report.report import DataReport, SplitReport
 from hf_finetune.preflight.detectors.benchmarks import detect_benchmark_overlap, read_against
 from hf_finetune.preflight.detectors.drift import detect_drift
 from hf_finetune.preflight.detectors.duplicates import detect_duplicates
-from hf_finetune.preflight.detectors.personal import detect_personal
+from hf_finetune.preflight.detectors.personal import detect_personal, mask_labels
 from hf_finetune.preflight.findings import Finding
 from hf_finetune.preflight.lengths import find_length_faults, measure_lengths
 from hf_finetune.preflight.token_view.rows import view_rows
@@ -40,12 +40,19 @@ Result = TypeVar("Result")
 
 
 def check_run(
-    run: Run, name: str, *, against: str | None = None, benchmarks: Sequence[str] = (), show: int = 0
+    run: Run,
+    name: str,
+    *,
+    against: str | None = None,
+    benchmarks: Sequence[str] = (),
+    show: int = 0,
+    show_data: bool = False,
 ) -> tuple[DataReport, list[TokenView]]:
     """Say what the rows of a run are, what is wrong with them, and what of them would be trained.
 
     `name`: the run file. `against`: a file of rows that the model will be used on. `show`: how many training rows are
-    viewed token by token. What the run would be refused for is among the problems of the report, and all that does not
+    viewed token by token. `show_data`: whether words of rows by which others are told from them, and labels as they
+    are, may be said. What the run would be refused for is among the problems of the report, and all that does not
     depend on it is looked at. Raises `ConfigError` for a run that trains nothing or reads a stream, `DataError` where
     `against` or a benchmark cannot be read, and `MachineError`.
     """
@@ -58,10 +65,10 @@ def check_run(
         splits = _read_rows(report, run)
         if splits is None:
             return report, []
-        _describe_rows(report, splits, run)
+        _describe_rows(report, splits, run, show_data=show_data)
         settings = _attempt(report, lambda: load_token_settings(run, splits))
         views = _measure(report, splits, settings, show) if settings is not None else []
-        _search(report, splits, run, (others[against], against) if against else None)
+        _search(report, splits, run, (others[against], against) if against else None, show_data=show_data)
         for path in benchmarks:
             findings, counts = detect_benchmark_overlap(splits, others[path], path)
             report.findings += findings
@@ -99,17 +106,27 @@ def _keep(report: DataReport, refused: FinetuneError) -> None:
     report.more_problems += refused.total - len(refused.problems[:MAX_PROBLEMS_SHOWN])
 
 
-def _describe_rows(report: DataReport, splits: Splits, run: Run) -> None:
+def _describe_rows(report: DataReport, splits: Splits, run: Run, *, show_data: bool) -> None:
     """Describe the files and splits, and what is wrong with them that no model is needed for."""
     seed = int(run.train.get("seed", DEFAULT_SEED))
     report.files = [
-        {"path": file.path, "split": file.role, "lines": file.lines, "rows": file.rows, "rejected": file.rejected}
+        {
+            "path": file.path,
+            "split": file.role,
+            "lines": file.lines,
+            "rows": file.rows,
+            "rejected": file.rejected,
+            "notes": list(file.notes),
+        }  # fmt: skip
         for file in splits.files
     ]
     labelled = name_row_kind(run) == "labelled"
+    labels = {split: count_labels(splits, split) for split in splits.rows} if labelled else {}
+    if not show_data:
+        labels = mask_labels(labels)
     for split, rows in splits.rows.items():
-        labels = count_labels(splits, split) if labelled else {}
-        report.splits[split] = SplitReport(len(rows), None, labels, sample_languages(splits, split, seed))
+        languages = sample_languages(splits, split, seed)
+        report.splits[split] = SplitReport(len(rows), None, labels.get(split, {}), languages)
     if labelled:
         _attempt(report, lambda: freeze_labels(splits, run.data))
     report.findings += find_rejected(splits, run)
@@ -130,12 +147,14 @@ def _measure(report: DataReport, splits: Splits, settings: TokenSettings, show: 
     return _attempt(report, lambda: view_rows(splits, "train", settings, numbers)) or [] if numbers else []
 
 
-def _search(report: DataReport, splits: Splits, run: Run, against: tuple[Splits, str] | None) -> None:
+def _search(
+    report: DataReport, splits: Splits, run: Run, against: tuple[Splits, str] | None, *, show_data: bool
+) -> None:
     """Search the rows for duplicates, personal data and drift."""
     for kind, (findings, counts) in {
         "duplicates": detect_duplicates(splits),
         "personal": detect_personal(splits),
-        "drift": detect_drift(splits, int(run.train.get("seed", DEFAULT_SEED)), against),
+        "drift": detect_drift(splits, int(run.train.get("seed", DEFAULT_SEED)), against, show_data=show_data),
     }.items():
         report.findings += [_weigh_drawn(finding, splits, run) for finding in findings]
         report.counts[kind] = counts

@@ -10,20 +10,21 @@ import numpy as np
 from hf_finetune.codes import CODES
 from hf_finetune.config import Run
 from hf_finetune.data import Splits, iterate_rejected_lines
+from hf_finetune.metric_info import MIN_PAIRS, choose_verb, find_detectable_share, format_size, say_count
 from hf_finetune.preflight.data_report.report import SplitReport
 from hf_finetune.preflight.detectors.drift import draw_texts
+from hf_finetune.preflight.detectors.languages import Languages, detect_languages
 from hf_finetune.preflight.detectors.texts import tally_labels
 from hf_finetune.preflight.findings import MAX_PLACES, Finding, Place
-from hf_finetune.preflight.plan.contents import find_languages
-from hf_finetune.preflight.plan.rules import half_width
 
 FEWEST_OF_A_CLASS = 10
 _SMALLEST_SHARE = 0.01
-_WIDEST = 0.05
-"""Half of the interval of an accuracy, beyond which a split says little."""
+_FINEST = 0.02
+"""A difference of accuracy that a split should be able to show, as one of 400 rows is."""
 _FEWEST_EXAMPLES = 100
 """Of conversations and documents: a mean over fewer depends on each of them."""
 _LABELS_SHOWN = 5
+_STRANGE_SHARE, _STRANGE_ROWS = 0.1, 3
 
 
 def find_rejected(splits: Splits, run: Run) -> Iterator[Finding]:
@@ -39,7 +40,8 @@ def find_rejected(splits: Splits, run: Run) -> Iterator[Finding]:
     for file in splits.files:
         lines[file.role] += file.lines
     for (role, code), count in counts.items():
-        what = f"{role}: {count:,} of {lines[role]:,} lines are rejected: {CODES[code].title}"
+        are = choose_verb(count, "is", "are")
+        what = f"{role}: {count:,} of {say_count(lines[role], 'line')} {are} rejected: {CODES[code].title}"
         skipped = run.data.on_bad_line == "skip"
         yield Finding(code, what, role, count, tuple(places[role, code]), weight="warning" if skipped else None)
 
@@ -66,7 +68,7 @@ def find_label_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:
         # The rarest first: labels are counted from the most frequent on.
         listed = ", ".join(f"{label!r} has {train[label]:,}" for label in rare[::-1][:_LABELS_SHOWN])
         more = f" and {len(rare) - _LABELS_SHOWN:,} more" if len(rare) > _LABELS_SHOWN else ""
-        yield Finding("HF383", f"train: of {rows:,} rows {listed}{more}", "train", len(rare))
+        yield Finding("HF383", f"train: of {say_count(rows, 'row')} {listed}{more}", "train", len(rare))
     for name, split in splits.items():
         missing = [label for label in train if label not in split.labels] if name != "train" and split.labels else []
         if missing:
@@ -74,20 +76,23 @@ def find_label_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:
             yield Finding("HF384", f"{name}: no row has {listed}", name, len(missing))
 
 
-def sample_languages(splits: Splits, split: str, seed: int) -> dict[str, float]:
+def sample_languages(splits: Splits, split: str, seed: int) -> Languages:
     """The languages of a sample of rows."""
-    return find_languages(draw_texts(splits, split, seed))
+    return detect_languages(draw_texts(splits, split, seed))
 
 
 def find_language_faults(splits: dict[str, SplitReport]) -> Iterator[Finding]:
     """Say which rows are evaluated in another language than is trained."""
-    train = splits["train"].languages if "train" in splits else {}
+    train = splits["train"].languages.shares if "train" in splits else {}
     for name, split in splits.items():
-        # From a tenth on: of short texts now and then one is taken for another language.
-        strange = [each for each in split.languages if train and each not in train and split.languages[each] >= 0.1]
-        if strange:
-            listed = ", ".join(f"{each} ({split.languages[each]:.0%})" for each in strange)
-            yield Finding("HF385", f"{name}: {listed} is not among the languages of the training rows", name)
+        # From a tenth and three rows on: now and then one is taken for another language.
+        least = max(_STRANGE_SHARE, _STRANGE_ROWS / max(1, split.languages.told))
+        strange = {each: share for each, share in split.languages.shares.items() if train and each not in train}
+        listed = [f"{each} ({share:.0%})" for each, share in strange.items() if share >= least]
+        if listed:
+            are = "is" if len(listed) == 1 else "are"
+            what = f"{name}: {', '.join(listed)} {are} not among the languages of the training rows"
+            yield Finding("HF385", what, name)
 
 
 def find_small_splits(splits: dict[str, SplitReport], *, labelled: bool) -> Iterator[Finding]:
@@ -95,13 +100,16 @@ def find_small_splits(splits: dict[str, SplitReport], *, labelled: bool) -> Iter
     for name, split in splits.items():
         if name == "train" or not split.rows:
             continue
-        if labelled and (half := half_width(split.rows)) > _WIDEST:
-            # 9.96 would be written 10.0, and not 10.
-            points = f"{100 * half:.0f}" if half >= 0.0995 else f"{100 * half:.1f}"
-            what = f"{name}: {split.rows:,} rows cannot show a difference below {points} points of accuracy"
+        rows, classes = say_count(split.rows, "row"), labelled and bool(split.labels)
+        if classes and split.rows < MIN_PAIRS:
+            what = f"{name}: {rows} cannot show any difference of accuracy: a test needs {MIN_PAIRS} at least"
             yield Finding("HF382", what, name, split.rows)
-        elif not labelled and split.rows < _FEWEST_EXAMPLES:
-            what = f"{name}: a mean over {split.rows:,} rows depends on each of them"
+        elif classes and (least := find_detectable_share(0.0, 0.0, split.rows) or 1.0) > _FINEST:
+            size = format_size("accuracy", least)
+            what = f"{name}: {rows} cannot reliably show a difference of accuracy below {size}"
+            yield Finding("HF382", what, name, split.rows)
+        elif not classes and split.rows < _FEWEST_EXAMPLES:
+            what = f"{name}: a mean over {rows} depends on {'it alone' if split.rows == 1 else 'each of them'}"
             yield Finding("HF382", what, name, split.rows)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_finetune.codes.code import Level
 from hf_finetune.errors import Problem
+from hf_finetune.preflight.detectors.languages import Languages
 from hf_finetune.preflight.findings import Finding
 from hf_finetune.preflight.lengths import SplitLengths
 
@@ -23,8 +24,8 @@ class SplitReport:
     """None where the rows could not be tokenized."""
     labels: dict[str, int] = field(default_factory=dict)
     """Rows by label, the most frequent first; {} where there are none."""
-    languages: dict[str, float] = field(default_factory=dict)
-    """Shares of a sample, by their ISO 639-1 codes; those below 2 % are left out."""
+    languages: Languages = field(default_factory=Languages)
+    """Of a sample of rows."""
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from hf_finetune.errors import format_problems
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.data_report.report import DataReport, SplitReport
 from hf_finetune.preflight.findings import Finding
 from hf_finetune.preflight.lengths import AtLimit, SplitLengths
@@ -22,8 +23,9 @@ def format_report(report: DataReport) -> Iterator[str]:
     """Yield the lines of a report."""
     yield f"{report.run}: {report.recipe}"
     for file in report.files:
-        rejected = f", {file['rejected']:,} of {file['lines']:,} lines rejected" if file["rejected"] else ""
-        yield f"  {file['split']}: {file['path']}, {file['rows']:,} rows{rejected}"
+        rejected = f", {file['rejected']:,} of {say_count(file['lines'], 'line')} rejected" if file["rejected"] else ""
+        yield f"  {file['split']}: {file['path']}, {say_count(file['rows'], 'row')}{rejected}"
+        yield from (f"    {note}" for note in file["notes"])
     if report.splits:
         yield ""
         yield from _format_table(report.splits)
@@ -80,8 +82,8 @@ def _format_split(name: str, split: SplitReport) -> Iterator[str]:
         shown = [f"{escape_control_characters(label)} {count:,}" for label, count in split.labels.items()]
         more = f", and {len(shown) - _LABELS_SHOWN:,} more" if len(shown) > _LABELS_SHOWN else ""
         yield f"{name}: labels {', '.join(shown[:_LABELS_SHOWN])}{more}"
-    if split.languages:
-        yield f"{name}: languages {', '.join(f'{each} {share:.0%}' for each, share in split.languages.items())}"
+    if said := split.languages.describe():
+        yield f"{name}: languages: {said}"
 
 
 def format_finding(finding: Finding) -> Iterator[str]:

@@ -8,5 +8,6 @@ lookup            hashes in which many others are looked up
 near_rows         pairs of rows that are nearly the same, by a sketch of each row that is looked for
 duplicates        rows that are there twice, in one split or in two
 drift             whether a classifier tells training rows from others
+languages         in which languages texts are
 benchmarks        training rows that share text with a file of rows
 """

@@ -13,6 +13,7 @@ from hf_finetune.data.splitting.one_split import SPLIT, load_rows
 from hf_finetune.data.splitting.overlap import Fingerprints, iterate_fingerprints
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.errors import DataError
+from hf_finetune.metric_info import choose_verb, say_count
 from hf_finetune.preflight.detectors.lookup import Lookup
 from hf_finetune.preflight.detectors.texts import list_pairs, number_rows
 from hf_finetune.preflight.findings import MAX_PLACES, Finding
@@ -52,9 +53,11 @@ def detect_benchmark_overlap(splits: Splits, against: Splits, name: str) -> tupl
         return [], counts
     trained, benched = (np.array(each, np.int64) for each in zip(*shared.pairs, strict=True))
     pairs = list_pairs((splits, "train", own[trained]), (against, SPLIT, number_rows(rows)[1][benched]))
+    are = choose_verb(counts["shared"], "is", "are")
     what = (
-        f"{counts['shared']:,} of {counts['rows']:,} rows of {name} are in the training rows, or share 13 words in a"
-        f" row with one: {shared.train_rows:,} training row{'s' * (shared.train_rows != 1)}"
+        f"{counts['shared']:,} of {say_count(counts['rows'], 'row')} of {name} {are} in the training rows, or"
+        f" {choose_verb(counts['shared'], 'shares', 'share')} 13 words in a row with one:"
+        f" {say_count(shared.train_rows, 'training row')}"
     )
     return [Finding("HF206", what, "train", shared.train_rows, pairs, pairs=True)], counts
 

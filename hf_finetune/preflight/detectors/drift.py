@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.data.splitting.assignment import Rows, shuffle_by_hash
+from hf_finetune.data.splitting.signs import SIGNS
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.preflight.detectors.texts import iterate_texts, number_rows
 from hf_finetune.preflight.findings import Finding
@@ -29,8 +30,7 @@ _MOST_FEATURES = 20_000
 _WORDS_SHOWN = 5
 # Words; of scripts that set none between blanks, each sign.
 # The pattern of scikit-learn has no word of one letter, and takes a whole sentence of Chinese for a word.
-_SIGNS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-_TOKEN = f"[{_SIGNS}]|[^\\W{_SIGNS}]+"
+_TOKEN = f"[{SIGNS}]|[^\\W{SIGNS}]+"
 Flags = npt.NDArray[np.bool_]
 
 

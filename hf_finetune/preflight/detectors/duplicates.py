@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_finetune.data.splitting.assignment import Rows
+from hf_finetune.data.splitting.leakage import SHARED_WORDS
 from hf_finetune.data.splitting.overlap import Overlap
 from hf_finetune.data.splitting.splits import Splits
 from hf_finetune.data.splitting.train_prints import compare_splits, read_user_key
+from hf_finetune.metric_info import choose_verb, say_count
 from hf_finetune.preflight.detectors.near_rows import NearRows, find_near_rows
 from hf_finetune.preflight.detectors.texts import list_pairs, list_places, number_rows
 from hf_finetune.preflight.findings import Finding
@@ -23,8 +25,9 @@ Flags = npt.NDArray[np.bool_]
 def detect_duplicates(splits: Splits) -> tuple[list[Finding], dict[str, Any]]:
     """Look for rows that are in the training rows twice, in them and in another split, or in two that are evaluated.
 
-    Counts: `{"train": {"repeated"}, split: {"copies", "near", "shares_13_words"}, "test in validation": ...}`; of a row
-    that is several of these the first counts. Of a stream's training rows none are at hand.
+    Counts: `{"train": {"repeated"}, split: {"copies", "near", "shares_13_words"}, "test in validation": ...}`. Of rows
+    that share words the copies are not counted, and near copies are, as a run does. Of a stream's training rows none
+    are at hand.
     """
     findings: list[Finding] = []
     counts: dict[str, Any] = {}
@@ -62,7 +65,8 @@ def _find_repeated(splits: Splits) -> tuple[Rows, Rows]:
 
 def _report_repeated(splits: Splits, copies: Rows, firsts: Rows) -> Iterator[Finding]:
     if len(copies):
-        what = f"{len(copies):,} of {len(number_rows(splits.rows[_TRAIN])[0]):,} training rows are there already"
+        every = say_count(len(number_rows(splits.rows[_TRAIN])[0]), "training row")
+        what = f"{len(copies):,} of {every} {choose_verb(len(copies), 'is', 'are')} there already"
         pairs = list_pairs((splits, _TRAIN, copies), (splits, _TRAIN, firsts))
         yield Finding("HF201", what, _TRAIN, len(copies), pairs, pairs=True)
 
@@ -81,7 +85,8 @@ class _Compared:
         self.copy_of = overlap.copy_of
         near = (splits.rows[name], self.numbers), (splits.rows[one], ones)
         self.near: NearRows = find_near_rows(*near, self.copy_of >= 0)
-        self.shares: Flags = overlap.shares_ngram & (self.copy_of < 0) & (self.near.near < 0)
+        # As a run counts them, which looks for no near copies.
+        self.shares: Flags = overlap.shares_ngram & (self.copy_of < 0)
 
     def count(self) -> dict[str, int]:
         """Count what is reported."""
@@ -90,25 +95,27 @@ class _Compared:
 
     def report_train(self) -> Iterator[Finding]:
         """Report rows that are evaluated and trained."""
-        yield from self._report_pairs("HF202", self.copy_of, "copies of training rows")
-        yield from self._report_pairs("HF203", self.near.near, "nearly the same as a training row")
+        yield from self._report_pairs("HF202", self.copy_of, "a copy of a training row", "copies of training rows")
+        yield from self._report_pairs("HF203", self.near.near, *2 * ("nearly the same as a training row",))
         rows = np.flatnonzero(self.shares)
         if len(rows):
-            what = f"{self._say(len(rows))} share 13 words in a row with training rows"
+            what = f"{self._say(len(rows))} {choose_verb(len(rows), 'shares', 'share')} {SHARED_WORDS}"
             yield Finding("HF204", what, self.name, len(rows), list_places(self.splits, self.name, self.own[rows]))
 
     def report_evaluated(self) -> Iterator[Finding]:
         """Report rows that are evaluated twice."""
         both = np.where(self.copy_of >= 0, self.copy_of, self.near.near)
-        yield from self._report_pairs("HF205", both, f"in {self.one}, too, or nearly the same as a row there")
+        said = f"in {self.one}, too, or nearly the same as a row there"
+        yield from self._report_pairs("HF205", both, said, said)
 
-    def _report_pairs(self, code: str, pair_of: Rows, are: str) -> Iterator[Finding]:
+    def _report_pairs(self, code: str, pair_of: Rows, one_is: str, several_are: str) -> Iterator[Finding]:
         """`pair_of`: for each row that of the other split, or -1, (rows,)."""
         rows = np.flatnonzero(pair_of >= 0)
         if len(rows):
             one = (self.splits, self.name, self.own[rows])
+            are = choose_verb(len(rows), f"is {one_is}", f"are {several_are}")
             pairs = list_pairs(one, (self.splits, self.one, self.own_of_one[pair_of[rows]]))
-            yield Finding(code, f"{self._say(len(rows))} are {are}", self.name, len(rows), pairs, pairs=True)
+            yield Finding(code, f"{self._say(len(rows))} {are}", self.name, len(rows), pairs, pairs=True)
 
     def _say(self, count: int) -> str:
-        return f"{self.name}: {count:,} of {len(self.numbers):,} rows"
+        return f"{self.name}: {count:,} of {say_count(len(self.numbers), 'row')}"

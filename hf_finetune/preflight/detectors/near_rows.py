@@ -1,9 +1,10 @@
 """Pairs of rows that are nearly the same: some rows are indexed, and others, of any number, are held against them.
 
 Rows are near where the Jaccard similarity of their sets of three words in a row (shingles) is at least a half: one word
-in eight may differ. Candidates share enough of a sketch, the shingles with the smallest hashes (MinHash with one
-permutation, https://doi.org/10.1109/SEQUEN.1997.666900), and are then compared by all of theirs. What is in many of
-the indexed rows is a form and does not count, nor do system messages: that bounds how many pairs there can be.
+in eight may differ. Of text without blanks between words a shingle is five signs in a row. Candidates share enough of a
+sketch, the shingles with the smallest hashes (MinHash with one permutation, https://doi.org/10.1109/SEQUEN.1997.666900),
+and are then compared by all of theirs. What is in many of the indexed rows is a form and does not count, nor do system
+messages: that bounds how many pairs there can be.
 """
 
 from __future__ import annotations

@@ -50,8 +50,15 @@ _ISSUERS: tuple[tuple[range, tuple[int, ...]], ...] = (
 _CARD_GROUPS = ((4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 6, 5), (4, 6, 4))
 # 4.8.0.30 is a version; of addresses few have four numbers as small.
 _LARGEST_OF_A_VERSION = 30
+# Those of small numbers that are written more often than any version of the same: servers of names.
+_KNOWN_ADDRESSES = {"8.8.8.8", "8.8.4.4", "9.9.9.9"}
 # What object identifiers begin with, as in certificates: 2.5.29.37.
 _OBJECT_ARCS = {bytes(arcs) for arcs in ((1, 2), (1, 3), (2, 5), (2, 16), (2, 23))}
+
+
+def has_iban_country(text: str) -> bool:
+    """Whether `text` is a country whose banks have IBANs, in capitals or not."""
+    return text.upper() in _IBAN_LENGTHS
 
 
 def is_iban(text: str) -> bool:
@@ -94,8 +101,11 @@ def _is_luhn(digits: str) -> bool:
     return (doubled + sum(map(int, digits[-1::-2]))) % 10 == 0
 
 
-def is_public_ipv4(text: str) -> bool:
-    """Whether `text` is an address of the public internet, and no version (small numbers, zeros) or object."""
+def is_public_ipv4(text: str, *, is_named: bool = False) -> bool:
+    """Whether `text` is an address of the public internet, and no version (small numbers, zeros) or object.
+
+    `is_named`: what stands before says that it is one, however small its numbers are.
+    """
     try:
         address = ipaddress.IPv4Address(text)
     except ValueError:
@@ -104,7 +114,8 @@ def is_public_ipv4(text: str) -> bool:
     if numbers[:2] in _OBJECT_ARCS:
         return False
     # Browsers call themselves Chrome/120.0.0.0.
-    return address.is_global and max(numbers) > _LARGEST_OF_A_VERSION and numbers[1:] != b"\0\0\0"
+    large = max(numbers) > _LARGEST_OF_A_VERSION and numbers[1:] != b"\0\0\0"
+    return address.is_global and (large or is_named or text in _KNOWN_ADDRESSES)
 
 
 def is_public_ipv6(text: str) -> bool:

@@ -5,7 +5,8 @@ It is asked in one pass which shapes a part of the text has at all; only these a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, get_args
@@ -114,6 +115,25 @@ def search_texts(texts: pa.Array) -> _Hits:
     ends = np.flatnonzero(np.frombuffer(text, np.uint8) == ord("\n")) if found else places
     lines = np.searchsorted(ends, places) - np.searchsorted(ends, starts[rows])
     return _Hits([kind for kind, _ in found], rows, lines)
+
+
+def mask_labels(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Counts of labels by split, with what holds personal data or a secret named by its kind alone: `[email 1]`.
+
+    One label has one name in all splits.
+    """
+    labels = list(dict.fromkeys(label for of_split in counts.values() for label in of_split))
+    if not labels:
+        return {split: {} for split in counts}
+    hits, masked, numbers = search_texts(pa.array(labels, pa.string())), dict[str, str](), Counter[str]()
+    for row, kind in zip(hits.rows.tolist(), hits.kinds, strict=True):
+        if labels[row] not in masked:
+            numbers[kind] += 1
+            masked[labels[row]] = f"[{kind} {numbers[kind]}]"
+    return {
+        split: {masked.get(label, label): count for label, count in of_split.items()}
+        for split, of_split in counts.items()
+    }
 
 
 def _join_rows(texts: pa.Array) -> tuple[bytes, Rows]:

@@ -12,7 +12,13 @@ from typing import Any, Literal
 
 import re2
 
-from hf_finetune.preflight.detectors.number_checks import is_card_number, is_iban, is_public_ipv4, is_public_ipv6
+from hf_finetune.preflight.detectors.number_checks import (
+    has_iban_country,
+    is_card_number,
+    is_iban,
+    is_public_ipv4,
+    is_public_ipv6,
+)
 
 Kind = Literal["email", "phone", "iban", "card", "ip", "ssn", "key", "url_password"]
 
@@ -42,6 +48,8 @@ SEEN_BEFORE = 40
 
 # The "mp" is what a pattern of letters leaves of .mp3 and .mp4.
 _FILES = {"png", "jpg", "jpeg", "gif", "svg", "webp", "js", "css", "py", "html", "json", "md", "txt", "ts", "tsx", "mp"}
+# What nobody can have: https://www.rfc-editor.org/rfc/rfc2606, https://www.rfc-editor.org/rfc/rfc6761
+_RESERVED = re2.compile(r"(?i)(?:.*\.)?(?:example\.(?:com|net|org)|(?:test|example|invalid|localhost))")
 _PLACEHOLDERS = {"password", "passwd", "pass", "pwd", "secret", "token", "user", "username", "key", "apikey"}
 _TEL = (
     r"(?i)(?:phone|\btel(?:e[fp]\w{1,6})?\b|\bt(?:é|e)l\b|\bmobile?\b|\bhandy\b|\bcell\b|\bcelular|\bfax"
@@ -54,10 +62,19 @@ _OF_TEL = re2.compile(rf"{_TEL}$")
 _OF_OTHER = re2.compile(
     r"(?i)(?:\b(?:orders?|invoice|tracking|ticket|ref(?:erence)?|id|isbn|issn|sku|serial|batch|part|item|product|case"
     r"|model|article|artikel|bestellung|commande|pedido|zip|postcode|version|commit|build|account|transaction"
-    r"|upc|ean|doi|number|no|nr)\b|#|№)[^0-9A-Za-z]{0,4}(?:(?:number|no|nr|code|id)\b[^0-9A-Za-z]{0,4}(?:is |was )?)?$"
+    r"|upc|ean|doi|iban|number|no|nr)\b|#|№)[^0-9A-Za-z]{0,4}"
+    r"(?:(?:number|no|nr|code|id)\b[^0-9A-Za-z]{0,4}(?:is |was )?)?$"
 )
 _OF_VERSION = re2.compile(
     r"(?i)(?:\bv|\bver|version|release|build|rev(?:ision)?|firmware|driver|section|chapter|§|[a-z]/)[^0-9A-Za-z]{0,3}$"
+)
+# Of a bank account number with a digit that is wrong what stands before: "DE89 3704 ".
+_OF_IBAN = re2.compile(r"(?i)\b([A-Z]{2})[0-9]{2}(?:[ -]?[A-Z0-9]{4}){0,7}[ -]?[A-Z0-9]{0,3}$")
+# What a number of four small parts needs before it to be an address, and no version: "ping 8.8.8.8".
+_OF_ADDRESS = re2.compile(
+    r"(?i)(?:\b(?:ipv?4?|address(?:es)?|addr|hosts?|server|dns|ping|traceroute|nslookup|dig|whois|ssh|curl|resolver"
+    r"|nameserver|gateway|router|client|peer|remote|src|dst|logins?|adresse|serveur|servidor)\b"
+    r"[^0-9A-Za-z]{0,4}(?:(?:is|was|to|at|of|from|ist|von)\b[^0-9A-Za-z]{0,3}){0,2}|//)$"
 )
 _DATE = re2.compile(
     r"\(?(?:0?[1-9]|[12][0-9]|3[01])[./ -](?:0?[1-9]|1[0-2])[./ -](?:19|20)[0-9]{2}|(?:19|20)[0-9]{2}[-./].*"
@@ -81,7 +98,19 @@ def _is_email(found: str, before: str, behind: str) -> bool:
     local, _, host = found.rpartition("@")
     # git@github.com:owner/name, and logo@2x.png
     is_path = behind[:1] == ":" and behind[1:2].isalpha()
-    return not is_path and before[-1:] != "/" and host.rpartition(".")[2].lower() not in _FILES and local != "git"
+    return (
+        not is_path
+        and before[-1:] != "/"
+        and host.rpartition(".")[2].lower() not in _FILES
+        and local != "git"
+        and not _RESERVED.fullmatch(host)
+    )
+
+
+def _is_of_iban(before: str) -> bool:
+    """Whether digits go on with what begins as a bank account number does: one with a wrong digit is no phone."""
+    begun = _OF_IBAN.search(before)
+    return begun is not None and has_iban_country(begun.group(1))
 
 
 def _count_digits(phone: str) -> int:
@@ -93,6 +122,8 @@ def _count_digits(phone: str) -> int:
 def _is_phone(found: str, before: str, behind: str) -> bool:
     # Two digits more than E.164 has, for the 00 that is dialed in place of a plus.
     if not (_SHORTEST_PHONE <= _count_digits(found) <= _LONGEST_PHONE + 2) or not _stands_alone(before, behind):
+        return False
+    if _is_of_iban(before):
         return False
     if found.isdigit() and _OF_OTHER.search(before) and not _OF_TEL.search(before):
         return False
@@ -106,7 +137,11 @@ def _is_national(found: str, before: str, behind: str) -> bool:
 
 
 def _is_card(found: str, before: str, behind: str) -> bool:
-    return _stands_alone(before, behind) and is_card_number(found) and not _is_other_number(found, before)
+    return (
+        _stands_alone(before, behind)
+        and is_card_number(found)
+        and not (_is_other_number(found, before) or _is_of_iban(before))
+    )
 
 
 def _is_other_number(found: str, before: str) -> bool:
@@ -129,7 +164,8 @@ def _is_ipv4(found: str, before: str, behind: str) -> bool:
     if before[-1:] == "/" and before[-2:] != "//":
         return False
     alone = _stands_alone(before.removesuffix("//"), "" if behind[:1] in (":", "/") else behind)
-    return alone and is_public_ipv4(found) and not _OF_VERSION.search(before)
+    is_named = bool(_OF_ADDRESS.search(before))
+    return alone and is_public_ipv4(found, is_named=is_named) and not _OF_VERSION.search(before)
 
 
 def _is_ipv6(found: str, before: str, behind: str) -> bool:

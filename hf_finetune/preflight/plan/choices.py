@@ -144,7 +144,7 @@ def choose_length(found: Found, recipe: RecipeName) -> tuple[int, str]:
     wanted = spread.longest if spread.longest <= 4 * max(1, spread.p95) else spread.p99
     # A tenth more than was measured, as rows that were not drawn may be longer: 300 -> 352, a multiple of 32.
     length = min(limit, max(32, 32 * math.ceil(1.1 * wanted / 32)))
-    how = "measured" if found.tokens.measured else "guessed from the characters"
+    how = found.tokens.describe_sample(found.rows.counts["train"])
     said = f"tokens, {how}: half of the rows up to {spread.median:,}, 99 % up to {spread.p99:,}, the longest"
     return length, f"{said} {spread.longest:,}"
 

@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 from hf_finetune.config.sections import RowFormatName
 from hf_finetune.data.reading.columns import suggest_columns
-from hf_finetune.data.reading.format_detection import choose_format
+from hf_finetune.data.reading.file_kinds import get_ending
+from hf_finetune.data.reading.format_detection import choose_format, refuse_every_line
 from hf_finetune.data.reading.formats import FORMATS, Kind
 from hf_finetune.data.reading.json_line import LineError, parse_json_object
 from hf_finetune.data.reading.reader import is_blank
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.data.reading.sources import DataFile
 from hf_finetune.errors import ConfigError, DataError, Problem
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.plan.contents import Column, describe_columns
 
 Task = Literal["sft", "lora", "classification", "pretrain"]
@@ -71,6 +73,7 @@ def choose_reading(files: Sequence[DataFile], task: Task | None) -> Reading:
     Raises DataError where no format fits the keys, and ConfigError where the task does not fit the rows.
     """
     line, first = _read_first_rows(files)
+    _refuse_row_as_header(files[0].shown, first)
     fields = describe_columns(first)
     wanted = KINDS[task] if task is not None else None
     reading = _read_by_keys(first[0], fields, wanted) or _guess(first[0], fields, wanted)
@@ -86,13 +89,25 @@ def choose_reading(files: Sequence[DataFile], task: Task | None) -> Reading:
 
 
 def _read_first_rows(files: Sequence[DataFile]) -> tuple[int, list[dict[str, Any]]]:
-    """Read the first rows of the first file that has any, with the number of the first. Raises DataError for none."""
+    """Read the first rows of the first file that has any, with the number of the first.
+
+    Raises DataError, as a run does, with the reason of each line where no line is a row.
+    """
     for file in files:
         rows = list(islice(_iterate_objects(file), FIRST_ROWS))
         if rows:
             return rows[0][0], [row for _, row in rows]
-    what = "no line is a JSON object, and no row that of a table"
-    raise DataError(Problem(what, "write one row a line, as data_templates/ has them", files[0].shown, code="HF054"))
+    refuse_every_line(files, RowSettings())
+
+
+def _refuse_row_as_header(shown: str, first: Sequence[Mapping[str, Any]]) -> None:
+    """Raise DataError for a table whose first line is a row: a name of a column is a value below it, too."""
+    # Not where a name is a sentence: forms call their columns by their questions.
+    repeated = any(row.get(name) == name for row in first for name in row)
+    if get_ending(shown) in {".csv", ".tsv"} and repeated:
+        what = "the first line, which names the columns, reads as a row: one of its values stands below it, too"
+        remedy = "write a line above it, such as text,label or question,answer"
+        raise DataError(Problem(what, remedy, shown, 1, code="HF060"))
 
 
 def _iterate_objects(file: DataFile) -> Any:
@@ -132,7 +147,7 @@ def _names_classes(name: str, answers: Column) -> bool:
 
 
 def _read_answers_as_labels(question: str, answer: str, fields: Mapping[str, Column]) -> Reading:
-    why = f"`{answer}` has {fields[answer].distinct:,} values in the first {fields[answer].values:,} rows"
+    why = _say_values(fields[answer])
     if (question, answer) == ("input", "output"):
         task: Literal["classification", "regression"] = "regression" if fields[answer].is_quantity else "classification"
         return Reading("input_output", "labelled", task=task, why=why)
@@ -224,7 +239,11 @@ def _drop_same(columns: Mapping[str, str]) -> dict[str, str]:
 
 
 def _explain_values(text: Column, label: Column) -> str:
-    return f"`{text.name}` is text, and `{label.name}` has {label.distinct:,} values in the first {label.values:,} rows"
+    return f"`{text.name}` is text, and {_say_values(label)}"
+
+
+def _say_values(column: Column) -> str:
+    return f"`{column.name}` has {say_count(column.distinct, 'value')} in the first {say_count(column.values, 'row')}"
 
 
 def _is_quantity(reading: Reading, fields: Mapping[str, Column]) -> bool:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_finetune.preflight.detectors.languages import detect_languages
+
 LONGEST_LABEL = 60
 FEW = 20
 MOST_LABELS = 1_000
-# Of so many texts a share is known to six points.
-ENOUGH = 300
-SHORTEST = 20
-"""Characters, below which nothing can be told."""
-MOST_READ = 2_000
 
 Rows = Sequence[Mapping[str, Any]]
 # Not what float() takes: that reads "nan", "infinity" and "1_000", too.
@@ -90,14 +86,5 @@ def _read_number(value: Any) -> float | None:
 
 
 def find_languages(texts: Iterable[str]) -> dict[str, float]:
-    """The share of the sampled texts in each language, the most frequent first; those below 2 % are left out."""
-    import py3langid  # a second, for its model
-
-    counts: Counter[str] = Counter()
-    for text in texts:
-        if len(text) >= SHORTEST:
-            counts[str(py3langid.classify(text[:MOST_READ])[0])] += 1
-        if counts.total() >= ENOUGH:
-            break
-    total = counts.total()
-    return {name: count / total for name, count in counts.most_common() if count / total >= 0.02}
+    """The share of each language among the texts that can be told, the most frequent first."""
+    return detect_languages(texts).shares

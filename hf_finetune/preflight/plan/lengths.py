@@ -36,16 +36,30 @@ class Tokens:
     measured: bool
     """By the tokenizer of the model, not by the characters."""
     rows: int
-    """That were measured."""
+    """That were measured: the sample."""
     beyond: tuple[int, ...] = ()
     """The lengths of the sample, sorted."""
+    begins: tuple[int, ...] = ()
+    """The tokens before the first that is trained, in each row of the sample, sorted."""
+
+    def describe_sample(self, count: int) -> str:
+        """Of how many of `count` rows lengths are known, and by what."""
+        if not self.measured:
+            return "guessed from the characters"
+        return "measured" if self.rows >= count else f"measured of a sample of {self.rows:,} of {count:,} rows"
 
     def share_beyond(self, length: int) -> float:
         """The share of rows that are longer than `length` tokens."""
-        if not self.beyond:
-            return 0.0
-        place = int(np.searchsorted(np.array(self.beyond), length, side="right"))
-        return (len(self.beyond) - place) / len(self.beyond)
+        return _share_above(self.beyond, length)
+
+    def share_untrained(self, length: int) -> float:
+        """The share of rows that have nothing left to train where they are cut at `length` tokens."""
+        return _share_above(self.begins, length - 1)
+
+
+def _share_above(numbers: tuple[int, ...], limit: int) -> float:
+    place = int(np.searchsorted(np.array(numbers, np.int64), limit, side="right"))
+    return (len(numbers) - place) / max(1, len(numbers))
 
 
 def guess_tokens(rows: RowsFound) -> Tokens:
@@ -60,16 +74,18 @@ def measure_tokens(rows: RowsFound, tokenizer: PreTrainedTokenizerFast, data: Da
     """Measure a sample: conversations under their chat template. Raises DataError as a run would."""
     sample = rows.sample
     assert sample is not None
-    lengths = np.array(list(_iterate_lengths(sample, tokenizer, data, format, rows)), np.int64)
-    spread = measure(lengths)
+    measured = np.array(list(_iterate_lengths(sample, tokenizer, data, format, rows)), np.int64).reshape(-1, 2)
+    spread = measure(measured[:, 0])
     sampled = sum(len(text) for row in sample for text in get_texts(row))
     total = round(spread.total * rows.characters.total / max(1, sampled))
-    return Tokens(spread, total, measured=True, rows=len(lengths), beyond=tuple(sorted(lengths.tolist())))
+    lengths, begins = (tuple(sorted(column.tolist())) for column in measured.T)
+    return Tokens(spread, total, measured=True, rows=len(sample), beyond=lengths, begins=begins)
 
 
 def _iterate_lengths(
     sample: Dataset, tokenizer: PreTrainedTokenizerFast, data: DataSection, format: str, rows: RowsFound
-) -> Iterator[int]:
+) -> Iterator[tuple[int, int]]:
+    """Yield of each row its tokens, and how many of them stand before the first that is trained."""
     if "messages" in sample.column_names:
         yield from _measure_conversations(sample, tokenizer, data, format, rows)
         return
@@ -78,14 +94,16 @@ def _iterate_lengths(
             texts = get_texts(row)
             scale = [max(1.0, len(text) / MOST_CHARACTERS) for text in texts]
             counts = [len(tokenizer(text[:MOST_CHARACTERS])["input_ids"]) for text in texts]
-            yield round(sum(count * factor for count, factor in zip(counts, scale, strict=True)))
+            scaled = [round(count * factor) for count, factor in zip(counts, scale, strict=True)]
+            yield sum(scaled), scaled[0] if "prompt" in row else 0
 
 
 def _measure_conversations(
     sample: Dataset, tokenizer: PreTrainedTokenizerFast, data: DataSection, format: str, rows: RowsFound
-) -> Iterator[int]:
+) -> Iterator[tuple[int, int]]:
     from hf_finetune.chat import load_chat_template
     from hf_finetune.data.tokenization.conversations import tokenize_conversations
+    from hf_finetune.data.tokenization.text import IGNORE_INDEX
 
     assert rows.sampled is not None
     count = len(sample)
@@ -99,7 +117,9 @@ def _measure_conversations(
     with hide_messages():
         template = load_chat_template(asked, tokenizer)
         examples, _ = tokenize_conversations(splits, tokenizer, template, asked, NO_LIMIT)
-    yield from (int(length) for length in examples["train"].with_format("numpy")["length"][:])
+    for example in examples["train"].select_columns(["length", "labels"]).with_format("numpy"):
+        # What has no trained token at all is no example.
+        yield int(example["length"]), int(np.argmax(example["labels"] != IGNORE_INDEX))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 from hf_finetune.config import load_run
 from hf_finetune.config.sections import DataSection, RecipeName
 from hf_finetune.data.early_check import check_trained_rows
-from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.files import explain_unwritable, make_parents, read_bounded_yaml, write_atomically
 from hf_finetune.folders.ownership import check_new_file
+from hf_finetune.metric_info import say_count
+from hf_finetune.preflight.plan import rules
 from hf_finetune.preflight.plan.choices import Found, Setting, choose_recipe
 from hf_finetune.preflight.plan.columns import Reading, Task, choose_reading
 from hf_finetune.preflight.plan.contents import find_languages
@@ -23,9 +25,11 @@ from hf_finetune.preflight.plan.model_choice import READY_MADE, SCRATCH, Ask, ch
 from hf_finetune.preflight.plan.models import ModelFound, look_at_model
 from hf_finetune.preflight.plan.roles import assign_roles, choose_text_format, find_files
 from hf_finetune.preflight.plan.rows import RowsFound, get_texts, look_at_rows
-from hf_finetune.preflight.plan.sections import choose_settings
+from hf_finetune.preflight.plan.sections import choose_settings, explain_no_validation
 from hf_finetune.preflight.plan.write import write_run_file
 from hf_finetune.shell import shell_line, shell_path
+
+LANGUAGES_SAID = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class NewRun:
     why_model: str
     commands: tuple[str, ...]
     """What to type next."""
+    warnings: tuple[str, ...] = ()
+    """Why the run teaches, or shows, little."""
 
     def as_dict(self) -> dict[str, Any]:
         """Build the JSON of what was found and chosen."""
@@ -60,13 +66,14 @@ class NewRun:
                 "repeats": rows.repeats,
                 "characters": asdict(rows.characters),
                 "tokens": asdict(found.tokens.spread)
-                | {"in_all": found.tokens.total, "measured": found.tokens.measured},
+                | {"in_all": found.tokens.total, "measured": found.tokens.measured, "sampled": found.tokens.rows},
                 "labels": dict(rows.labels),
                 "group_by": rows.group_by,
                 "languages": found.languages,
                 "machine": asdict(found.machine),
             },
             "settings": {each.key: each.value for each in self.settings},
+            "warnings": list(self.warnings),
             "next": list(self.commands),
         }
 
@@ -82,17 +89,19 @@ def make_run_file(
     """Write a commented run file for these files. `ask` chooses a model of those on the disk, by default the first.
 
     Raises ConfigError where the file is there already or the task does not fit the rows, DataError for files that hold
-    no rows, ModelError for a model that cannot be read.
+    no rows, ModelError for a model that cannot be read, and CannotWriteError.
     """
     if not all(files):
         raise ConfigError(Problem("a file has no name", "name a file of rows", code="HF001"))
+    if model == "":
+        raise ConfigError(Problem("is empty", "name a folder, a Hub id or scratch", key="--model", code="HF001"))
     check_new_file(Path(output), overwrite=None, example="run.yaml", key="--output")
     new = plan_run(files, model=model, task=task, output=output, ask=ask)
     try:
         with make_parents(Path(output)):
             write_atomically(Path(output), new.text)
     except OSError as problem:
-        raise ConfigError(explain_unwritable(Path(output), problem)) from None
+        raise CannotWriteError(explain_unwritable(Path(output), problem)) from None
     return new
 
 
@@ -165,22 +174,43 @@ def _write(found: Found, output: str, why_model: str) -> NewRun:
         *settings,
     ]
     commands = _list_commands(found, output)
+    warnings = _list_warnings(found, recipe, {each.key: each.value for each in settings})
     header = [
         f"Made by hf-finetune new on {found.machine.describe()}. {_describe_rows(found)}",
         f"The model: {why_model}.",
+        *(f"Beware: {each}." for each in warnings),
         *(f"  {command}" for command in commands),
     ]
     text = write_run_file(header, settings)
     _check(text, recipe, made=found.model is not None or found.model_path is None)
-    return NewRun(output, recipe, text, tuple(settings), found, why, why_model, tuple(commands))
+    return NewRun(output, recipe, text, tuple(settings), found, why, why_model, tuple(commands), warnings)
+
+
+def _list_warnings(found: Found, recipe: RecipeName, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Why a run of so few rows teaches little, and why its evaluation shows little."""
+    rows, becomes = found.rows, found.reading.becomes
+    different = rows.counts["train"] - rows.repeats
+    if becomes == "document":
+        block = settings["data.block_size"]
+        few = rules.explain_few_tokens(found.tokens.total, block, scratch=found.model_path is None)
+    else:
+        few = rules.explain_few_rows(becomes, different, len(rows.labels))
+    if settings["train.eval_strategy"] == "no":
+        shown: str | None = explain_no_validation(found)
+    else:
+        drawn = round(rows.counts["train"] * settings.get("data.validation_fraction", 0))
+        shown = rules.explain_few_held_out(rows.counts.get("validation", drawn), accuracy=bool(rows.labels))
+    return tuple(each for each in (few, shown) if each is not None)
 
 
 def _describe_rows(found: Found) -> str:
     rows = found.rows
-    languages = ", ".join(f"{name} {share:.0%}" for name, share in list(found.languages.items())[:5])
+    languages = ", ".join(f"{name} {share:.0%}" for name, share in list(found.languages.items())[:LANGUAGES_SAID])
+    languages += ", …" * (len(found.languages) > LANGUAGES_SAID)
     counts = ", ".join(f"{count:,} for {role}" for role, count in rows.counts.items())
     spread = rows.characters
-    said = f"Rows: {counts}; {spread.median:,} characters in the median, {spread.longest:,} in the longest"
+    lengths = f"{say_count(spread.median, 'character')} in the median, {spread.longest:,} in the longest"
+    said = f"Rows: {counts}; {lengths}"
     return f"{said}; languages: {languages}." if languages else f"{said}."
 
 

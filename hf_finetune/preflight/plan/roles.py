@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Literal
 
+from hf_finetune.config.paths import find_matches
 from hf_finetune.config.sections import TextFileFormat
 from hf_finetune.data.reading.file_kinds import PROSE, get_ending
 from hf_finetune.data.reading.lines import decompress
@@ -69,11 +72,18 @@ def choose_text_format(files: Sequence[str]) -> TextFileFormat | None:
     """Choose how files of plain text are cut into documents; None where they hold rows.
 
     Each of many files is one document; a file with blank lines holds paragraphs, another one lines. Raises DataError
-    for a table that is called .txt.
+    for a table that is called .txt, and for texts beside rows.
     """
-    texts = [path for file in files for path in _list_texts(file)]
-    if not texts or len(texts) < len(files):
+    listed = {file: _list_texts(file) for file in files}
+    texts = [path for paths in listed.values() for path in paths]
+    if not texts:
         return None
+    if others := [file for file, paths in listed.items() if not paths] or [
+        path for path in texts if get_ending(path) not in PROSE
+    ]:
+        text = next(path for path in texts if path not in others)
+        what = f"is plain text, and {others[0]} is not: a run reads one of both"
+        raise DataError(Problem(what, "name files of one kind", text, code="HF050"))
     if len(texts) >= MANY_FILES:
         return "file"
     heads = [_read_head(path) for path in texts]
@@ -88,10 +98,19 @@ def choose_text_format(files: Sequence[str]) -> TextFileFormat | None:
 def _list_texts(file: str) -> list[str]:
     """The text files that an argument stands for; [] for one of rows."""
     if os.path.isdir(file):
-        names = sorted(name for name in os.listdir(file) if not name.startswith("."))
-        rows = any(name.endswith(JSONL_ENDINGS) for name in names)
-        return [] if rows else [os.path.join(file, name) for name in names if get_ending(name) == ".txt"]
+        with suppress(OSError):  # whoever reads the folder says so
+            return _list_texts_of_folder(file)
+        return []
+    if glob.has_magic(file) and not os.path.exists(file):
+        found = find_matches(os.path.expanduser(file), "data.train")
+        return found if any(get_ending(path) in PROSE for path in found) else []
     return [file] if get_ending(file) in PROSE and os.path.isfile(file) else []
+
+
+def _list_texts_of_folder(file: str) -> list[str]:
+    names = sorted(name for name in os.listdir(file) if not name.startswith("."))
+    rows = any(name.endswith(JSONL_ENDINGS) for name in names)
+    return [] if rows else [os.path.join(file, name) for name in names if get_ending(name) == ".txt"]
 
 
 def _read_head(file: str) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from hf_finetune.data.splitting.assignment import Rows, sort_distinct
 from hf_finetune.data.splitting.batches import iterate_batches
 from hf_finetune.data.splitting.leakage import get_row_hashes
 from hf_finetune.errors import DataError, add_code
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.detectors.texts import tally_labels
 from hf_finetune.preflight.plan.columns import Reading
 from hf_finetune.preflight.plan.contents import Column
@@ -47,6 +48,21 @@ class Spread:
     total: int
 
 
+class FileNote(NamedTuple):
+    """What is not as usual about a file: its encoding, its delimiter, its compression."""
+
+    role: str
+    path: str
+    others: int
+    """Files of the role of which the same is true."""
+    what: str
+
+    @property
+    def more(self) -> str:
+        """How many others, for behind the name of the file."""
+        return f" and {say_count(self.others, 'more file')}" if self.others else ""
+
+
 @dataclass(frozen=True, slots=True)
 class RowsFound:
     """What the rows are."""
@@ -56,6 +72,7 @@ class RowsFound:
     rejected: int
     first_rejected: str
     """The place and reason of the first."""
+    notes: tuple[FileNote, ...]
     repeats: int
     """Training rows that repeat an earlier one."""
     characters: Spread
@@ -92,6 +109,7 @@ def look_at_rows(files: Mapping[str, Sequence[DataFile]], data: DataSection, rea
         counts={role: len(table) for role, table in tables.items()},
         rejected=sum(each.rejected for each in stats),
         first_rejected=place,
+        notes=_gather_notes(stats),
         repeats=len(train) - len(sort_distinct(hashes)),
         characters=measure(_count_characters(train)),
         labels=tuple(labels.most_common()),
@@ -103,6 +121,14 @@ def look_at_rows(files: Mapping[str, Sequence[DataFile]], data: DataSection, rea
         sample=train.select(numbers),
         sampled=numbers,
     )
+
+
+def _gather_notes(stats: Sequence[FileStats]) -> tuple[FileNote, ...]:
+    files: dict[tuple[str, str], list[str]] = {}
+    for each in stats:
+        for note in each.notes:
+            files.setdefault((each.role, note), []).append(each.path)
+    return tuple(FileNote(role, paths[0], len(paths) - 1, what) for (role, what), paths in files.items())
 
 
 def measure(lengths: npt.NDArray[np.int64]) -> Spread:

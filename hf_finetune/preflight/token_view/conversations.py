@@ -15,6 +15,7 @@ from hf_finetune.data.tokenization.conversations import ConversationWork
 from hf_finetune.data.tokenization.examples import ExampleBuilder
 from hf_finetune.data.tokenization.rendered_rows import ConversationRenderer, RenderedRow
 from hf_finetune.data.tokenization.text import IGNORE_INDEX
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.findings import Place
 from hf_finetune.preflight.token_view.pieces import Pieces, read_rendered
 from hf_finetune.preflight.token_view.settings import TokenSettings
@@ -96,9 +97,9 @@ class ConversationViewer:
     def _note(self, size: int, kept: int) -> tuple[str, ...]:
         how = f"train.max_length is {self.limit:,} (data.too_long: {self.settings.data.too_long})"
         if kept:
-            return (f"of {size:,} tokens; {how}",) if size > self.limit else ()
+            return (f"of {say_count(size, 'token')}; {how}",) if size > self.limit else ()
         if size > self.limit and self.settings.data.too_long in ("drop", "error"):
-            return (f"left out: {size:,} tokens, and {how}",)
+            return (f"left out: {say_count(size, 'token')}, and {how}",)
         return ("left out: none of its tokens is trained",)
 
     def _name_part(self, part: TokenView, number: int, parts: int) -> TokenView:

@@ -13,6 +13,7 @@ from hf_finetune.chat.given_up import name_row
 from hf_finetune.data import Splits, freeze_labels, get_padded_width, tokenize_labelled
 from hf_finetune.data.tokenization.labelled import LONGEST_TRAIN, has_pairs
 from hf_finetune.data.tokenization.text import encode_pairs, find_placeholder, separate_pairs
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.findings import Place
 from hf_finetune.preflight.token_view.pieces import split_text
 from hf_finetune.preflight.token_view.settings import TokenSettings
@@ -45,7 +46,7 @@ def view_labelled(splits: Splits, split: str, settings: TokenSettings, numbers: 
             spans.append(TokenSpan("", tokenizer.pad_token_id, "padding", count=width - given))
         notes = [f"label: {_write_label(row['label'])}, learned from all tokens"]
         if any(span.kind == "cut" for span in spans):
-            notes.append(f"cut at {limit:,} tokens")
+            notes.append(f"cut at {say_count(limit or 0, 'token')}")
         views.append(TokenView(f"{place.path}:{place.line}", tuple(spans), split, (place,), tuple(notes)))
     return views
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+from hf_finetune.metric_info import say_count
 from hf_finetune.pages import hash_style, make_environment, read_shared_style
 from hf_finetune.preflight.token_view.spans import TokenSpan, TokenView
 from hf_finetune.preflight.token_view.terminal import LINE_FEED
@@ -68,7 +69,7 @@ def _describe(span: TokenSpan) -> str:
 
 def _write(span: TokenSpan) -> str:
     if span.kind == "padding":
-        return f"{span.count:,} tokens of padding"
+        return f"{say_count(span.count, 'token')} of padding"
     # Something to point at, where the text of a character stands with the first of its tokens.
     return (span.text or "·").replace("\n", f"{LINE_FEED}\n")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
 
+from hf_finetune.config import DataSection
 from hf_finetune.data import Splits
+from hf_finetune.data.reading.file_kinds import TABLE_ENDINGS, get_ending
+from hf_finetune.data.reading.lines import read_chunks
+from hf_finetune.data.reading.sources import resolve_sources
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.token_view.conversations import ConversationViewer, pack_training_rows, view_packed
 from hf_finetune.preflight.token_view.documents import join_notes, pack_documents, view_block, view_window
 from hf_finetune.preflight.token_view.labelled import view_labelled
@@ -22,6 +27,7 @@ MOST_BLOCKS = 3
 """That are shown of one row: a long document goes on in thousands."""
 _LINES = ("paragraphs", "file")
 """Formats whose rows have several lines."""
+_TABLES_OF_LINES = (".csv", ".tsv")
 
 
 def view_rows(splits: Splits, split: str, settings: TokenSettings, numbers: Sequence[int]) -> list[TokenView]:
@@ -99,6 +105,39 @@ def find_row(splits: Splits, path: str, line: int) -> tuple[str, int]:
     raise DataError(_describe_missing(splits, path, line))
 
 
+def check_line(data: DataSection, path: str, line: int) -> None:
+    """Raise `DataError` where a line is of no file of a run, or behind its end: before any row is read.
+
+    Of files that are no lines, as of Parquet, it is known when they are read.
+    """
+    of_run = {
+        file.shown: file.path
+        for role in ("train", "validation", "test")
+        if (sources := getattr(data, role)) is not None
+        for file in resolve_sources(sources, role, data.format)
+    }
+    named = next((shown for shown in of_run if _is_same(path, shown)), None)
+    if named is None:
+        raise DataError(_describe_stranger(path, of_run))
+    if get_ending(named) in TABLE_ENDINGS and get_ending(named) not in _TABLES_OF_LINES:
+        return
+    lines, ended = 0, True
+    for chunk in read_chunks(of_run[named], named):
+        lines, ended = lines + chunk.count(b"\n"), chunk.endswith(b"\n")
+        if lines >= line:
+            return
+    if (lines := lines + (not ended)) < line:
+        raise DataError(_describe_end(path, line, lines))
+
+
+def _describe_stranger(path: str, files: Iterable[str]) -> Problem:
+    return Problem("is no file of this run", f"its files are {', '.join(dict.fromkeys(files))}", path, code="HF094")
+
+
+def _describe_end(path: str, line: int, lines: int) -> Problem:
+    return Problem(f"the file has {say_count(lines, 'line')}", "name one of them", path, line, code="HF094")
+
+
 def _is_same(path: str, name: str) -> bool:
     return path == name or Path(path).resolve() == Path(name).resolve()
 
@@ -106,13 +145,12 @@ def _is_same(path: str, name: str) -> bool:
 def _describe_missing(splits: Splits, path: str, line: int) -> Problem:
     files = [file for file in splits.files if _is_same(path, file.path)]
     if not files:
-        names = ", ".join(dict.fromkeys(file.path for file in splits.files))
-        return Problem("is no file of this run", f"its files are {names}", path, code="HF094")
+        return _describe_stranger(path, (file.path for file in splits.files))
     rejected = [(reason, code) for number, reason, code in files[0].rejected_lines if number == line]
     if rejected:
         reason, code = rejected[0]
         return Problem(f"the row is left out: {reason}", "correct it, or name another", path, line, code=code)
     if line > files[0].lines:
-        return Problem("the file ends before this line", "name another line", path, line, code="HF094")
+        return _describe_end(path, line, files[0].lines)
     what = "no row of the run stands here: the line is blank, or its row is left out or repeats another"
     return Problem(what, "name another line", path, line, code="HF094")

@@ -64,7 +64,7 @@ def load_run_rows(run: Run, *, refuse_copies: bool = True) -> Splits:
     """
     if run.data.stream:
         what = "the training rows are read on the way to the trainer, and none of them is at hand"
-        remedy = "name some of the files in data.train, and set it to false"
+        remedy = "look at some of its files, with these settings behind the run file: data.train=FILE data.stream=false"
         raise ConfigError(Problem(what, remedy, key="data.stream", code="HF095"))
     seed = int(run.train.get("seed", DEFAULT_SEED))
     return load_splits(run.data, name_row_kind(run), seed, refuse_copies=refuse_copies)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hf_finetune.data.tokenization.text import IGNORE_INDEX
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.findings import Place
 
 Kind = Literal["trained", "context", "control", "border", "cut", "padding"]
@@ -78,7 +79,7 @@ class TokenView:
     def describe_counts(self) -> str:
         """Those counts in a line, without what is 0."""
         counts = self.count_tokens()
-        said = [f"{counts['tokens']:,} tokens", f"{counts['trained']:,} of them trained"]
+        said = [say_count(counts["tokens"], "token"), f"{counts['trained']:,} of them trained"]
         named = {"cut": "cut off", "unknown": "unknown", "padding": "of padding"}
         return ", ".join([*said, *(f"{counts[name]:,} {what}" for name, what in named.items() if counts[name])])
 

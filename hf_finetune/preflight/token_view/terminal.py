@@ -7,6 +7,7 @@ from itertools import groupby
 
 from rich.text import Text
 
+from hf_finetune.metric_info import say_count
 from hf_finetune.preflight.token_view.spans import TokenSpan, TokenView
 from hf_finetune.preflight.token_view.typed import measure_bytes
 from hf_finetune.privacy import escape_control_characters
@@ -69,9 +70,9 @@ def list_tokens(view: TokenView) -> Iterator[str]:
     size, count = measure_bytes(view)
     control = sum(span.kind == "control" for span in view.spans)
     unknown = sum(span.unknown for span in view.spans)
-    said = f"{len(view.spans):,} tokens, {control:,} of them control tokens"
+    said = f"{say_count(len(view.spans), 'token')}, {control:,} of them control tokens"
     said += f", {unknown:,} unknown" if unknown else ""
-    yield said + (f"; {size:,} bytes of text, {size / count:.2f} bytes per token" if count else "")
+    yield said + (f"; {say_count(size, 'byte')} of text, {size / count:.2f} bytes per token" if count else "")
 
 
 def _group(view: TokenView) -> Iterator[tuple[bool, str, list[TokenSpan]]]:
@@ -87,10 +88,10 @@ def _append_run(text: Text, kind: str, spans: list[TokenSpan], *, trained: bool,
             text.append(f"{line}--- {escape_control_characters(span.text)} ---\n", STYLES["border"])
         return
     if kind == "padding":
-        text.append(f"\n({sum(span.count for span in spans):,} tokens of padding)", STYLES["padding"])
+        text.append(f"\n({say_count(sum(span.count for span in spans), 'token')} of padding)", STYLES["padding"])
         return
     most = MOST_SHOWN // 10 if kind == "cut" else MOST_SHOWN
-    said = _write(spans[:most]) + (f" … {len(spans) - most:,} more tokens" if len(spans) > most else "")
+    said = _write(spans[:most]) + (f" … {say_count(len(spans) - most, 'more token')}" if len(spans) > most else "")
     style = "trained control" if trained and kind == "control" else kind
     if color:
         text.append(said, STYLES[style])

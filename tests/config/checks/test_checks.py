@@ -356,6 +356,18 @@ def test_a_folder_that_cannot_be_written_is_refused(only_problem, workspace):
     assert "cannot be written" in only_problem(VALID, "output_dir=locked/run").what
 
 
+def test_a_file_in_a_folder_that_may_not_be_entered_is_no_invalid_path(only_problem, monkeypatch):
+    real = Path.exists
+
+    def exists(path, **options):  # root may enter every folder
+        if path.name == "locked.jsonl":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Path, "exists", exists)
+    assert only_problem(VALID, "data.train=locked.jsonl").what == "locked.jsonl cannot be read: Permission denied"
+
+
 @pytest.mark.parametrize("output_dir", ["runs/a/b/c", "läufe/erster", "x" * 255, "base-2"])
 def test_an_ordinary_run_folder_loads(load, output_dir):
     assert load(VALID, f"output_dir={output_dir}").output_dir == output_dir

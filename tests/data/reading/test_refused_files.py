@@ -302,7 +302,7 @@ def test_rows_names_the_line_that_is_too_long(tmp_path):
 def test_rows_rejects_what_a_run_would_refuse(tmp_path, header, bad, reason):
     source, target = tmp_path / "rows.csv", tmp_path / "rows.jsonl"
     source.write_text(f"{header}\na,b\n{bad}\nc,d\n")
-    with pytest.raises(DataError, match=rf"1 of 3 rows are rejected(.|\n)*rows.csv:3: {reason}"):
+    with pytest.raises(DataError, match=rf"1 of 3 rows is rejected(.|\n)*rows.csv:3: {reason}"):
         convert_rows(source, target, RowsOptions())
     becomes = "labelled" if "label" in header else "conversation"
     with pytest.raises(DataError, match=reason):

@@ -199,7 +199,10 @@ def test_shared_runs_are_counted_and_logged_and_system_messages_do_not_count(cap
     with caplog.at_level(logging.INFO, "hf_finetune"):
         splits = load(train=train, validation=validation)
     assert splits.overlap == {"validation": {"copies": 0, "shares_13_words": 1}}
-    assert "validation: 1 of 2 rows shares 13 words in a row with training rows" in caplog.text
+    said = "validation: 1 of 2 rows shares 13 words in a row with training rows (copies are not counted here)"
+    assert f"{said}: validation.jsonl:2\n" in caplog.text
+    (logged,) = [record for record in caplog.records if said in record.getMessage()]
+    assert logged.code == "HF204"
 
 
 def test_more_rows_to_evaluate_on_than_to_train_on_are_pointed_out(caplog):

@@ -80,6 +80,7 @@ def test_facts_account_for_every_line_and_are_ready_for_json(tmp_path):
             "blank": 1,
             "rows": 2,
             "rejected_lines": [[3, "not valid JSON: Expecting value (character 1)", "HF010"]],
+            "notes": [],
         }
     ]
     assert facts["unused_keys"] == ["source"]
@@ -315,7 +316,7 @@ def test_rejected_lines_of_all_files_are_named_in_one_pass():
 
 def test_more_than_a_hundred_rejected_lines_are_counted():
     message = refused(train=write("rows.jsonl", [*texts(1), *[{"text": 1}] * 250]))
-    shown = "rows.jsonl:2: text: `text` must be string, found int [HF026] (and 99 more lines: 3-101)\n"
+    shown = "rows.jsonl:2: text: `text` must be string, found int (and 99 more lines: 3-101) [HF026]\n"
     assert message.startswith(shown)
     assert message.endswith("... and 150 more\n250 problems")
 
@@ -341,7 +342,7 @@ def test_an_empty_file_is_refused_beside_full_ones_and_when_skipping():
     assert "empty.jsonl: the file is empty" in refused(train=train, validation="empty.jsonl")
     assert "empty.jsonl: the file is empty" in refused(train=[train, "empty.jsonl"], on_bad_line="skip")
     bad = write("bad.jsonl", [{"text": 1}])
-    assert "bad.jsonl: all 1 lines are rejected" in refused(train=[train, bad], on_bad_line="skip")
+    assert "bad.jsonl: its only line is rejected" in refused(train=[train, bad], on_bad_line="skip")
 
 
 def test_rows_that_were_read_with_bad_lines_skipped_are_not_taken_for_a_sound_file():
@@ -364,8 +365,9 @@ def test_evaluating_on_the_training_file_is_refused_however_it_is_named():
     assert "is also data.train (train.jsonl)" in refused(train=train, validation="train.jsonl")
     assert "is also data.train (train.jsonl)" in refused(train=train, test="linked.jsonl")
     assert "has the same content as data.train (train.jsonl)" in refused(train=train, validation="copied.jsonl")
-    assert "data.validation: has the same rows as data.train" in refused(train=train, validation="packed.jsonl.gz")
-    assert "data.validation: has the same rows as data.train" in refused(train=train, validation="shuffled.jsonl")
+    for other in ("packed.jsonl.gz", "shuffled.jsonl"):
+        same = f"{other}: data.validation: has the same rows as data.train ({train})"
+        assert same in refused(train=train, validation=other)
     other = write("other.jsonl", texts(3, 10))
     assert "is also data.validation (other.jsonl)" in refused(train=train, validation=other, test=other)
 
@@ -382,7 +384,7 @@ def test_identical_rows_are_no_error_here():
         ({"group_by": "zzz"}, "the rows have no field `zzz`; the rows have text, lang, meta"),
         ({"group_by": "meta"}, "the field `meta` is not a single value"),
         ({"validation_fraction": 0.2, "stratify_by": "text"}, "20 of 20 values of `text` have a single row"),
-        ({"validation_fraction": 0.2, "group_by": "lang"}, "`lang` has 1 groups, too few for 2 splits"),
+        ({"validation_fraction": 0.2, "group_by": "lang"}, "`lang` has 1 group, too few for 2 splits"),
     ],
 )
 def test_settings_that_cannot_be_met_are_refused(settings, message):
@@ -400,7 +402,7 @@ def test_groups_that_are_in_two_given_files_are_refused():
     write("train.jsonl", [*texts(3, user=1), *texts(3, 10, user=2)])
     write("validation.jsonl", texts(3, 20, user=2))
     message = refused(train="train.jsonl", validation="validation.jsonl", group_by="user")
-    assert "1 groups of `user` are in data.train and data.validation" in message
+    assert "1 group of `user` is in data.train and data.validation" in message
 
 
 def test_rows_of_another_kind_than_the_recipe_takes_are_refused_with_the_formats_that_do():

@@ -103,9 +103,9 @@ def test_text_that_spells_a_special_token_stays_text():
 
 def test_documents_without_text_are_refused_with_their_number():
     blank = ["", "  \n"]
-    with pytest.raises(DataError, match="none of the 2 documents has any text"):
+    with pytest.raises(DataError, match="none of 2 documents has any text"):
         pack(blank, 8, isolate=False)
-    with pytest.raises(DataError, match="none of the 2 documents has any text"):
+    with pytest.raises(DataError, match="none of 2 documents has any text"):
         cut_into_windows(Dataset.from_dict({"text": blank}), TOKENIZER, 8)
 
 

@@ -20,8 +20,7 @@ from hf_finetune.evaluation.statistics.paired_test import (
     format_number,
     measure_forgetting,
 )
-from hf_finetune.evaluation.statistics.power import ALPHA, MIN_PAIRS, find_detectable_share
-from hf_finetune.metric_info import METRICS
+from hf_finetune.metric_info import ALPHA, METRICS, MIN_PAIRS, find_detectable_share
 
 
 def token_sums(random, tokens, mean, hardness):

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import binomtest, ttest_1samp
 
 from hf_finetune.evaluation.statistics.bootstrap import resample_metrics
-from hf_finetune.evaluation.statistics.power import find_detectable_mean, find_detectable_share
+from hf_finetune.evaluation.statistics.power import find_detectable_mean
+from hf_finetune.metric_info import find_detectable_share
 
 
 @pytest.mark.parametrize("rows", [8, 20, 80])
@@ -32,6 +33,14 @@ def test_a_difference_of_shares_of_that_size_is_found_by_mcnemars_test_in_four_o
 def test_rows_that_two_models_answer_alike_can_show_what_eight_of_them_do():
     assert find_detectable_share(0.0, 0.0, 400) == pytest.approx(7.85 / 400, rel=0.01)
     assert find_detectable_mean(0.0, 400) is None
+
+
+@pytest.mark.parametrize("rows", [60, 200, 1000])
+def test_what_rows_show_after_a_run_is_never_less_than_what_is_said_before_it(rows):
+    before = find_detectable_share(0.0, 0.0, rows)
+    for apart in (0.0, 0.5 * before, before, 0.3):
+        after = find_detectable_share(math.sqrt(apart / rows), 0.0, rows)
+        assert after == pytest.approx(before) if apart <= before else after > before
 
 
 @pytest.mark.parametrize("rows", [1, 5])

@@ -11,6 +11,8 @@ from faker import Faker
 
 LOCALES = ("en_US", "en_GB", "de_DE", "fr_FR", "es_ES", "it_IT", "nl_NL", "pt_BR", "ja_JP", "en_IN")
 # Faker's JCB cards are of a range that is not given out in part.
+# What is drawn is told by its name alone.
+NAMED = ("password: ", "Passwort: ", "my password is ", "https://a.org/v1?token=", "https://a.org/v1?q=1&api_key=")
 CARDS = ("visa16", "visa19", "mastercard", "amex", "discover", "diners", "maestro")
 AMERICAN = Faker("en_US")
 # Of locales without one Faker makes British IBANs, of 21 letters: they have 22.
@@ -49,7 +51,7 @@ def make_rows(seed: int, rows: int = 10_000, planted: int = 200) -> tuple[list[s
 
 def make_value(kind: str, rng: random.Random, faker: Faker) -> str:
     if kind == "email":
-        return rng.choice([faker.email, faker.free_email, faker.company_email])()
+        return rng.choice([lambda: faker.email(safe=False), faker.free_email, faker.company_email])()
     if kind == "phone":
         return faker.phone_number()
     if kind == "iban":
@@ -66,8 +68,17 @@ def make_value(kind: str, rng: random.Random, faker: Faker) -> str:
     letters = string.ascii_letters + string.digits
     drawn = "".join(rng.choices(letters, k=36))
     if kind == "key":
+        if rng.random() < 0.4:
+            return f"{rng.choice(NAMED)}{drawn[: rng.randint(12, 36)]}1a2"
         return rng.choice([f"ghp_{drawn}", f"hf_{drawn[:34]}", f"sk-proj-{drawn}A1", f"AKIA{drawn[:16].upper()}"])
     return f"https://{faker.user_name()}:{quote(faker.password(), safe='')}@{faker.domain_name()}/feed"
+
+
+def break_iban(rng: random.Random) -> str:
+    """Make a number of a bank account one digit of which is wrong, as it is printed."""
+    iban = OF_IBANS[rng.randrange(len(OF_IBANS))].iban()
+    iban = f"{iban[:-1]}{(int(iban[-1]) + 1) % 10}" if iban[-1].isdigit() else f"{iban[:2]}00{iban[4:]}"
+    return " ".join(iban[place : place + 4] for place in range(0, len(iban), 4))
 
 
 def make_trap(rng: random.Random, faker: Faker) -> str:
@@ -91,6 +102,8 @@ def make_trap(rng: random.Random, faker: Faker) -> str:
             f"Mozilla/5.0 Chrome/120.0.0.0 Safari/537.36, 192.168.0.{rng.randint(1, 254)} and 127.0.0.1:8080",
             f"{rng.randint(1, 10**6)} {rng.randint(1, 10**6)} {rng.randint(1, 10**6)}",
             f"EAN {faker.ean13()}, ZIP 0{rng.randint(1000, 9999)}-{rng.randint(1000, 9999)}",
+            f"Mail {faker.user_name()}@{rng.choice(['example.com', 'www.example.org', 'shop.test', 'a.invalid'])}.",
+            f"IBAN {break_iban(rng)}, password: required, the token: identifier, ?token=page2&key=value",
             f"Part {rng.randint(10, 99)}-{rng.randint(1000, 9999)}-{rng.randint(100, 999)}.",
         ]
     )

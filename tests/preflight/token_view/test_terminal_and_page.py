@@ -73,6 +73,13 @@ def test_a_typed_text_is_listed_with_ids_and_bytes():
     ]
 
 
+def test_one_token_is_said_as_one():
+    tokenizer = train_tokenizer("char", ["ab"])
+    *_, said = list_tokens(view_text(tokenizer, "a"))
+    assert said == "1 token, 0 of them control tokens; 1 byte of text, 1.00 bytes per token"
+    assert view_text(tokenizer, "a").describe_counts().startswith("1 token, ")
+
+
 def test_a_question_is_tokenized_as_a_chat_model_is_asked():
     tokenizer = train_tokenizer("char", [LETTERS])
     with pytest.raises(ConfigError, match="the tokenizer has no chat template"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -17,7 +18,7 @@ from hf_finetune.data.tokenization.documents import pack_splits
 from hf_finetune.data.tokenization.labelled import tokenize_labelled
 from hf_finetune.errors import DataError
 from hf_finetune.models.tokenizer_training import train_tokenizer
-from hf_finetune.preflight.token_view.rows import find_row, view_rows
+from hf_finetune.preflight.token_view.rows import check_line, find_row, view_rows
 from hf_finetune.preflight.token_view.settings import TokenSettings
 
 LETTERS = "".join(map(chr, range(32, 127))) + "\n"
@@ -247,5 +248,20 @@ def test_a_row_is_found_by_its_file_and_line(folder):
     assert find_row(splits, str(folder / "." / "train.jsonl"), 1) == ("train", 0)
     with pytest.raises(DataError, match="is no file of this run; its files are"):
         find_row(splits, "other.jsonl", 1)
-    with pytest.raises(DataError, match=r"train\.jsonl:3: the file ends before this line; name another line"):
+    with pytest.raises(DataError, match=r"train\.jsonl:3: the file has 2 lines; name one of them"):
         find_row(splits, str(folder / "train.jsonl"), 3)
+
+
+@pytest.mark.parametrize("ending", ["", "\n"])
+def test_a_line_behind_the_end_is_known_before_any_row_is_read(folder, monkeypatch, ending):
+    monkeypatch.chdir(folder)
+    (folder / "a.jsonl").write_text("no row\n" * 2 + f"no row{ending}")
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(b"no row\n"))
+    data = DataSection(train=["a.jsonl", "b.jsonl.gz"])
+    check_line(data, "a.jsonl", 3)
+    check_line(data, "./b.jsonl.gz", 1)
+    for path, line, lines in (("a.jsonl", 4, "3 lines"), ("b.jsonl.gz", 2, "1 line")):
+        with pytest.raises(DataError, match=rf"{path}:{line}: the file has {lines}; name one of them \[HF094\]"):
+            check_line(data, path, line)
+    with pytest.raises(DataError, match=r"c\.jsonl: is no file of this run; its files are a\.jsonl, b\.jsonl\.gz"):
+        check_line(data, "c.jsonl", 1)

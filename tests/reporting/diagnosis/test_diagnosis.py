@@ -370,7 +370,7 @@ def test_the_model_is_judged_before_its_log():
     ("words", "said"),
     [
         (0.92, "Worse than a baseline: accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 92.0% (test)."),
-        (0.7, "Behind a baseline, if no more than chance gives: accuracy 64.0% (56.0% to 72.0%), tfidf logistic "),
+        (0.7, "Behind a baseline, but by no more than chance gives: accuracy 64.0% (56.0% to 72.0%), tfidf logistic "),
         (0.6, "No better than a baseline, as far as these rows show: accuracy 64.0% (56.0% to 72.0%), tfidf "),
         (0.5, "Better than its baselines: accuracy 64.0% (56.0% to 72.0%), tfidf logistic regression 50.0% (test)."),
     ],

@@ -6,12 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from hf_finetune.cli.commands.preflight.tokens import RUN_FILES, check_folder, check_page, print_views
-from hf_finetune.cli.terminal import Json, print_json, say, say_wrapped
+from hf_finetune.cli.terminal import Json, print_json, say
 from hf_finetune.errors import EXIT_REFUSED, ConfigError, FinetuneError, MachineError, Problem, translate_machine_errors
 from hf_finetune.shell import shell_path
 
@@ -37,6 +37,9 @@ def check(
     sarif: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write SARIF, for tools that annotate files.")
     ] = None,
+    show_data: Annotated[
+        bool, typer.Option("--show-data", help="Say words by which rows differ, and labels that are personal data.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with exit code 2 on warnings, too.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -46,7 +49,8 @@ def check(
     """
     _check_outputs(html, sarif)
     shown = show or (_ROWS_OF_A_PAGE if html is not None else 0)
-    report, views = _look(run_file, settings or [], (against, benchmark or [], shown), sarif, as_json=as_json)
+    asked = {"against": against, "benchmarks": benchmark or [], "show": shown, "show_data": show_data}
+    report, views = _look(run_file, settings or [], asked, sarif, as_json=as_json)
     if sarif is not None:
         _write_sarif(sarif, report)
     if html is not None:
@@ -80,7 +84,7 @@ def _check_outputs(html: Path | None, sarif: Path | None) -> None:
 def _look(
     run_file: str,
     settings: list[str],
-    looked_for: tuple[str | None, list[str], int],
+    asked: dict[str, Any],
     sarif: Path | None,
     *,
     as_json: bool,
@@ -89,13 +93,12 @@ def _look(
     from hf_finetune.config import load_run, read_recipe_name
     from hf_finetune.preflight import DataReport, check_run
 
-    against, benchmarks, show = looked_for
     try:
         if not run_file.endswith(RUN_FILES) and Path(run_file).is_file():
             remedy = f"write one for it: hf-finetune new {shell_path(run_file)}"
             raise ConfigError(Problem("is no run file", remedy, run_file, code="HF615"))
         run = load_run([run_file, *settings], read_recipe_name(run_file, settings))
-        return check_run(run, run_file, against=against, benchmarks=benchmarks, show=show)
+        return check_run(run, run_file, **asked | {"show_data": asked["show_data"] or run.eval.show_data})
     except MachineError:
         raise
     except FinetuneError as refused:
@@ -113,7 +116,7 @@ def _print_report(report: DataReport, views: list[TokenView]) -> None:
     from hf_finetune.preflight import format_report
 
     for line in format_report(report):
-        say_wrapped(line)
+        say(line)
     if views:
         say()
         print_views(views, as_list=False)

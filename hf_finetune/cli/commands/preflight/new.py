@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hf_finetune.cli.terminal import Json, print_json, say, say_wrapped
+from hf_finetune.cli.terminal import Json, print_json, say
 
 if TYPE_CHECKING:
     from hf_finetune.preflight import Candidate, NewRun
@@ -55,16 +55,19 @@ def _say_made(made: NewRun) -> None:
 
     rows = made.found.rows
     counts = ", ".join(f"{say_count(count, 'row')} for {role}" for role, count in rows.counts.items())
-    say_wrapped(
-        f"{', '.join(map(shell_path, made.found.files['train']))}: {counts}, format {made.found.reading.format}"
-    )
+    say(f"{', '.join(map(shell_path, made.found.files['train']))}: {counts}, format {made.found.reading.format}")
+    for note in rows.notes:
+        say(f"  {shell_path(note.path)}{note.more}: {note.what}")
     if rows.rejected:
         said = choose_verb(rows.rejected, "is", "are")
-        say_wrapped(f"  {say_count(rows.rejected, 'row')} {said} rejected, the first {rows.first_rejected}")
+        say(f"  {say_count(rows.rejected, 'row')} {said} rejected, the first {rows.first_rejected}")
     if rows.repeats:
         repeats = choose_verb(rows.repeats, "repeats", "repeat")
-        say_wrapped(f"  {say_count(rows.repeats, 'row')} {repeats} an earlier one")
-    say_wrapped(f"{shell_path(made.path)}: recipe {made.recipe}: {made.why}")
-    say_wrapped(f"  model {made.found.model_path or 'from scratch'}: {made.why_model}. Next:")
+        say(f"  {say_count(rows.repeats, 'row')} {repeats} an earlier one")
+    say(f"{shell_path(made.path)}: recipe {made.recipe}: {made.why}")
+    say(f"  model {made.found.model_path or 'from scratch'}: {made.why_model}")
+    for warning in made.warnings:
+        say(f"  beware: {warning}")
+    say("Next:")
     for command in made.commands:
         say(f"  {command}")

@@ -28,6 +28,7 @@ def rows(
     """Turn a table into JSONL: CSV (encoding and delimiter are found), TSV, Parquet, Arrow or one JSON array."""
     from hf_finetune.data import RowsOptions, convert_rows
     from hf_finetune.environment import set_up_logging
+    from hf_finetune.metric_info import say_count
 
     set_up_logging()
     taken, fields = parse_columns(columns, more), tuple(numbers or ())
@@ -38,4 +39,4 @@ def rows(
         return
     for line in format_problems(facts.problems):
         say(line, file=sys.stderr)
-    say(f"{output}: {facts.rows:,} rows of {file}, {facts.rejected:,} rejected, {facts.blank:,} blank")
+    say(f"{output}: {say_count(facts.rows, 'row')} of {file}, {facts.rejected:,} rejected, {facts.blank:,} blank")

@@ -123,13 +123,15 @@ def _view_row(run_file: str, row: str, settings: list[str]) -> list[TokenView]:
         raise ConfigError(Problem(f"{row!r} names no row", "write FILE:LINE, as rows.jsonl:12", code="HF603"))
     from hf_finetune.config import load_run, read_recipe_name
     from hf_finetune.environment import set_up_logging
-    from hf_finetune.preflight import find_row, load_run_rows, load_token_settings, view_rows
+    from hf_finetune.preflight import check_line, find_row, load_run_rows, load_token_settings, view_rows
 
     run = load_run([run_file, *settings], read_recipe_name(run_file, settings))
     set_up_logging()
+    if not run.data.stream:  # which is refused at once
+        check_line(run.data, path, int(line))
     splits = load_run_rows(run)
-    made = load_token_settings(run, splits)
     split, number = find_row(splits, path, int(line))
+    made = load_token_settings(run, splits)
     return view_rows(splits, split, made, [number])
 
 

@@ -27,6 +27,7 @@ from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, ConfigError, DataError, Problem, suggest
 from hf_finetune.files import explain_unwritable, make_parents, open_rows_atomically
 from hf_finetune.folders import check_new_file
+from hf_finetune.metric_info import choose_verb, say_count
 
 COLUMNS, NUMBERS = "--columns", "--numbers"
 _STREAMS = ("/dev/stdin", "/dev/stdout", "/dev/fd/0", "/dev/fd/1")
@@ -237,7 +238,8 @@ def _check_stats(source: Path, options: RowsOptions, stats: RowsStats) -> None:
     """Raise DataError where rows are rejected and not to be skipped, or no row is left."""
     if stats.rejected and (options.on_bad_line == "fail" or not stats.rows):
         whole = (
-            f"{stats.rejected:,} of {stats.rejected + stats.rows + stats.blank:,} rows are rejected, nothing is written"
+            f"{stats.rejected:,} of {say_count(stats.rejected + stats.rows + stats.blank, 'row')} "
+            f"{choose_verb(stats.rejected, 'is', 'are')} rejected, nothing is written"
         )
         summary = Problem(whole, "correct them, or leave them out: --on-bad-line skip", str(source), code="HF053")
         raise DataError(stats.problems, total=stats.rejected, summary=summary)

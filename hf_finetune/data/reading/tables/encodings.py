@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from hf_finetune.data.reading.file_kinds import detect_wide_encoding
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.metric_info import say_count
 
 SURROGATES = re.compile("[\ud800-\udfff]")
 # Bytes that Windows-1252 leaves undefined: a file with one of them is Latin-1.
@@ -90,7 +91,7 @@ def detect_encoding(chunks: Iterator[bytes], shown: str) -> Encoding:
     if good >= bad:
         return Encoding("utf-8-sig", damaged=True)
     name, title = ("latin-1", "Latin-1") if undefined else ("cp1252", "Windows-1252")
-    return Encoding(name, f"it is not UTF-8 ({bad:,} bytes) and read as {title}")
+    return Encoding(name, f"it is not UTF-8 ({say_count(bad, 'byte')}) and read as {title}")
 
 
 def _choose_wide(head: bytes, shown: str) -> Encoding | None:
