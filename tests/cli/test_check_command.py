@@ -316,4 +316,5 @@ def test_how_a_file_was_read_is_said_behind_it(folder, tmp_path):
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
     for _ in range(2):  # from the file, and from the cache
         said = " ".join(check(tmp_path / "run.yaml").split())
-        assert "rows.csv" in said and ("latin-1" in said.lower() or "cp1252" in said.lower() or "1252" in said)
+        assert "rows.csv" in said
+        assert "latin-1" in said or "1252" in said

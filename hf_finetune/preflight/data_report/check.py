@@ -117,7 +117,7 @@ def _describe_rows(report: DataReport, splits: Splits, run: Run, *, show_data: b
             "rows": file.rows,
             "rejected": file.rejected,
             "notes": list(file.notes),
-        }  # fmt: skip
+        }
         for file in splits.files
     ]
     labelled = name_row_kind(run) == "labelled"
