@@ -33,11 +33,12 @@ RECIPES = ("continued_pretraining", "sft", "lora", "classification")
 ROWS = {"even": 40, "uneven": 41}
 # Rows of a process at once, and micro-batches of a step, of two processes.
 BATCHES = {"plain": (4, 1), "accumulated": (2, 2)}
-# Of SFT alone; DeepSpeed has no whole matrices for Muon.
+# Of SFT alone, and of LoRA what is quantized.
 EXTRAS: dict[str, dict[str, Any]] = {
     "packed": {"train.packing": "true"},
     "grouped": {"train.train_sampling_strategy": "group_by_length"},
     "muon": {"train.optim": "muon"},
+    "quantized": {"model.load_in_4bit": "true"},
 }
 WORDS = ("the", "a", "red", "blue", "small", "large", "cat", "dog", "house", "tree", "runs", "sleeps", "sees", "likes")
 
@@ -69,7 +70,11 @@ def list_strategies() -> list[str]:
 def list_cells() -> list[str]:
     """The names of all cells of a strategy."""
     cells = [f"{recipe}-{rows}-{batch}" for recipe in RECIPES for rows in ROWS for batch in BATCHES]
-    return [*cells, *(f"sft-{rows}-{batch}-{extra}" for rows in ROWS for batch in BATCHES for extra in EXTRAS)]
+    kinds = [("lora" if extra == "quantized" else "sft", extra) for extra in EXTRAS]
+    return [
+        *cells,
+        *(f"{recipe}-{rows}-{batch}-{extra}" for rows in ROWS for batch in BATCHES for recipe, extra in kinds),
+    ]
 
 
 def write_rows(folder: Path) -> None:
@@ -176,7 +181,9 @@ def plan_cells(strategies: Sequence[str], cells: Sequence[str], folder: Path) ->
 
 def can_run(strategy: str, cell: str) -> bool:
     """Whether a cell is not refused under a strategy."""
-    return not (strategy.startswith("zero") and "muon" in cell)
+    # DeepSpeed has no whole matrices for Muon, and whole numbers, which quantized weights are, cannot be split.
+    refused = {"zero2": ("muon",), "zero3": ("muon", "quantized"), "fsdp2": ("quantized",)}
+    return not cell.endswith(refused.get(strategy, ("never",)))
 
 
 def make_references(cells: Sequence[str], folder: Path) -> None:
