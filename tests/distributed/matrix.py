@@ -137,15 +137,55 @@ def run_all(runs: Sequence[Sequence[Any]], folder: Path) -> None:
         for name in [name for name in os.environ if name.startswith(READ)]:
             del os.environ[name]
         os.environ.update(STRATEGIES[strategy])
+        before = read_written()
         try:
             runpy.run_path(f"recipes/{recipe}.py")["main"](arguments)
         except BaseException:  # the other rank waits for this one
             traceback.print_exc()
             os._exit(1)
+        else:
+            output = next(each for each in arguments if each.startswith("output_dir=")).partition("=")[2]
+            Path(output, f"written-{os.environ.get('RANK', 0)}").write_text(str(read_written() - before))
         finally:
             release_run_folders()
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
+
+
+def read_written() -> int:
+    """The bytes that this process has written so far, into files and into connections."""
+    for line in Path("/proc/self/io").read_text().splitlines():
+        if line.startswith("wchar"):
+            return int(line.split()[1])
+    raise RuntimeError("/proc/self/io has no wchar")
+
+
+def measure_bytes(folder: Path, strategies: Sequence[str], processes: int = 2) -> dict[str, float]:
+    """Bytes a parameter that one process sends in a step of continued pretraining, by strategy: (4 per number)."""
+    counts = (2, 10)
+    quiet = {
+        "train.eval_strategy": "no",
+        "train.save_strategy": "no",
+        "train.logging_steps": 100,
+        "eval.prompts": "null",
+    }
+    cell = "continued_pretraining-even-plain"
+    runs = [
+        [name, cell.split("-")[0], make_arguments(cell, folder, name, **quiet, **{
+            "output_dir": folder / name / f"steps-{count}", "train.max_steps": count})]
+        for name in strategies for count in counts
+    ]  # fmt: skip
+    launch(runs, folder, processes)
+    found = {}
+    for name in strategies:
+        written = [
+            [int((folder / name / f"steps-{count}" / f"written-{rank}").read_text()) for rank in range(processes)]
+            for count in counts
+        ]
+        parameters = read_report(folder / name / "steps-2")["parameters"]["total"]
+        of_a_step = (sum(written[1]) - sum(written[0])) / processes / (counts[1] - counts[0])
+        found[name] = of_a_step / parameters
+    return found
 
 
 def launch(runs: Sequence[Sequence[Any]], folder: Path, processes: int) -> str:
@@ -234,6 +274,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", default=",".join(list_strategies()))
     parser.add_argument("--cells", default=",".join(list_cells()))
+    parser.add_argument("--bytes", action="store_true", help="what a process sends in a step instead, of each strategy")
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plan:
@@ -244,6 +285,11 @@ def main() -> int:
     strategies = [name for name in options.only.split(",") if name != "one"]
     for strategy in ("one", "base", *strategies):
         shutil.rmtree(folder / strategy, ignore_errors=True)
+    if options.bytes:
+        write_rows(folder)
+        for name, each in measure_bytes(folder, strategies).items():
+            print(f"{name:6} {each:.2f} bytes a parameter and step")
+        return 0
     make_references(cells, folder)
     launch(plan_cells(strategies, cells, folder), folder, 2)
     far = done = 0
