@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -182,7 +183,9 @@ def make_guard(run: Run, splits: Splits) -> TrainingGuard:
 
 
 def say_kept(trainer: StoppedTrainer) -> str:
-    """What is kept of a run that is stopped, for the end of a message."""
+    """What is kept of a run that is stopped, for the end of a message; waits for a checkpoint that is being written."""
+    with suppress(Exception):  # which is said where it is written
+        trainer.checkpoints.writer.wait()
     if list_checkpoints(Path(str(trainer.args.output_dir))):
         return "the last checkpoint is kept"
     return "nothing was saved before"

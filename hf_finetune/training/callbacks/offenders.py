@@ -43,6 +43,7 @@ class StoppedTrainer(Protocol):
     optimizer: Any
     args: TrainingArguments
     state: TrainerState
+    checkpoints: Any
     control: TrainerControl
 
     @property

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
 import pytest
 import torch
 from evaluation.scoring.test_run_and_score_agree import PLAIN, save_base, write
+from models.scratch_models import tiny_model
+from training.trainers.sft_runs import trainer_of, uneven_rows
 from tuned_classifiers import saved_backbone
 
 from hf_finetune.errors import ConfigError, ModelError, NonFiniteError
 from hf_finetune.training.callbacks.loss_watch import STEPS_WITHOUT_GRADIENT, WINDOW, LossWatch
 from hf_finetune.training.callbacks.offenders import as_before
+from hf_finetune.training.checkpoints import writer
 from hf_finetune.training.trainers import base, sft
 
 QUICK = ("train.bf16=false", "eval.prompts=[]", "train.eval_strategy=no", "train.logging_steps=1", "train.max_steps=-1")
@@ -196,3 +200,22 @@ def test_looking_for_rows_leaves_no_trace_in_what_comes_after():
         model(torch.rand(3)).backward()
     assert torch.rand(3).equal(expected)
     assert model.weight.grad is None
+
+
+def test_a_checkpoint_that_is_being_written_counts_as_kept(tmp_path, monkeypatch):
+    write_checkpoint = writer.write_checkpoint
+
+    def write_slowly(*args):
+        time.sleep(1.0)
+        write_checkpoint(*args)
+
+    monkeypatch.setattr(writer, "write_checkpoint", write_slowly)
+    trainer = trainer_of(tiny_model(), tmp_path, uneven_rows(), save_strategy="steps", save_steps=1, max_steps=3)
+    step = trainer.compute_loss
+
+    def compute_loss(*args, **kwargs):
+        return step(*args, **kwargs) * (math.nan if trainer.state.global_step else 1.0)
+
+    monkeypatch.setattr(trainer, "compute_loss", compute_loss)
+    with pytest.raises(NonFiniteError, match="the last checkpoint is kept"):
+        trainer.train()
