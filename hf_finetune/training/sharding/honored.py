@@ -34,8 +34,33 @@ class Sharding:
     """0 before the first step."""
 
 
-def find_asked(trainer: Trainer, environment: Mapping[str, str] = os.environ) -> str:
-    """What the run file or `accelerate launch` asks for, as `Sharding.strategy` has it."""
+def describe_asked(trainer: Trainer, environment: Mapping[str, str] = os.environ) -> str:
+    """What the run file and `accelerate launch` ask for: `FSDP2 in bf16, offloaded`."""
+    args: Any = trainer.args
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
+    return _describe(_find_asked(trainer, environment), precision, offloads=_is_set(environment, "FSDP_OFFLOAD_PARAMS"))
+
+
+def describe_found(trainer: Trainer) -> str:
+    """What was prepared, in the same words."""
+    model, state = trainer.model, trainer.accelerator.state
+    precision = state.mixed_precision
+    if trainer.is_deepspeed_enabled:  # accelerate leaves it to the engine
+        engine: Any = trainer.model_wrapped
+        precision = "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "no"
+    offloads = trainer.is_fsdp_enabled and all(each.device.type == "cpu" for each in model.parameters())  # type: ignore[union-attr]
+    if trainer.args.device.type == "cpu":  # where nothing can be seen of it
+        offloads = _is_set(os.environ, "FSDP_OFFLOAD_PARAMS")
+    return _describe(find_sharding(trainer).strategy, precision, offloads=offloads)
+
+
+def _describe(strategy: str, precision: str, *, offloads: bool) -> str:
+    kind = "float32" if precision == "no" else precision
+    return f"{strategy} in {kind}{', offloaded' if offloads else ''}"
+
+
+def _find_asked(trainer: Trainer, environment: Mapping[str, str]) -> str:
+    """As `Sharding.strategy` has it."""
     args: Any = trainer.args
     if args.deepspeed or _is_set(environment, "ACCELERATE_USE_DEEPSPEED"):
         plugin: Any = trainer.accelerator.state.deepspeed_plugin
@@ -69,12 +94,14 @@ def find_sharding(trainer: Trainer) -> Sharding:
 
 
 def check_honored(trainer: Trainer) -> None:
-    """Raise `ConfigError` where the prepared model is not split as was asked for; every rank calls it."""
-    asked, found = find_asked(trainer), find_sharding(trainer)
-    if asked == found.strategy:
+    """Raise `ConfigError` where the prepared model is not what was asked for; every rank calls it."""
+    asked, found = describe_asked(trainer), describe_found(trainer)
+    if asked == found:
         return
-    what = f"{asked} was asked for, and what was prepared is {found.strategy}"
-    remedy = "name another launch file (--on), or mend this one: accelerate (1.15) knows FSDP on accelerators alone"
+    what = f"{asked} was asked for, and what was prepared is {found}"
+    remedy = (
+        "name another launch file (--on), or mend this one; the precision is the run file's (train.bf16, train.fp16)"
+    )
     raise ConfigError(Problem(what, remedy, key="accelerate launch", code="HF689"))
 
 

@@ -17,7 +17,7 @@ def test_a_launch_whose_sharding_was_left_out_is_refused_before_the_first_step(t
     torch.manual_seed(0)
     trainer = trainer_of(tiny_model(), tmp_path, uneven_rows(), max_steps=2)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate reads it, where it looks
-    with pytest.raises(ConfigError, match=r"FSDP2 was asked for, and what was prepared is NO"):
+    with pytest.raises(ConfigError, match=r"FSDP2 in float32 was asked for, and what was prepared is NO in float32"):
         trainer.train()
     assert trainer.state.global_step == 0
 
@@ -29,3 +29,10 @@ def test_what_was_asked_for_passes(tmp_path):
     held = trainer.held["bytes_per_process"]
     assert held["parameters"] == sum(each.nbytes for each in trainer.model.parameters())
     assert held["optimizer"] > 2 * held["gradients"] > 0
+
+
+def test_a_precision_of_the_launch_file_alone_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # as accelerate hands it on
+    trainer = trainer_of(tiny_model(), tmp_path, uneven_rows(), max_steps=2)
+    with pytest.raises(ConfigError, match=r"NO in float32 was asked for, and what was prepared is NO in bf16"):
+        trainer.train()
