@@ -39,6 +39,8 @@ class Part:
 def list_commands(options: argparse.Namespace) -> dict[str, list[str]]:
     python = sys.executable
     commands = {"tests": [python, "-m", "pytest", "-n0", "-rs", "-m", "gpu", str(HERE.parent / "tests")]}
+    matrix = [python, str(HERE.parent / "tests" / "distributed" / "matrix.py"), "--gpu"]
+    commands["strategies"] = [*matrix, "--cells", "sft-uneven-accumulated,lora-uneven-plain"]
     commands["batched generation"] = [python, str(HERE / "batched_generation.py"), "--preset", "small", "--rounds", "3"]
     commands["cost of the guards"] = [python, str(HERE / "guard_cost.py")]
     commands["wait for a save"] = [python, str(HERE / "save_wait.py"), "--steps", "0"]

@@ -2,9 +2,10 @@
 
     python tests/distributed/matrix.py [--out FOLDER] [--only fsdp2,zero3] [--cells lora-uneven-plain,...]
 
-Two gloo processes on the CPU, float32: one launch makes the runs of all strategies, one behind the other, so that what
-a start takes is paid once. Prints a line for each: how far the losses of its steps and evaluations are from those of
-one process, and its weights, relative to the largest; exit code 1 where that is above `TOLERANCE`.
+Two gloo processes on the CPU, float32, or with --gpu as many as there are GPUs, which may be one. A single launch makes
+the runs of all strategies, one behind the other, so that what a start takes is paid once. Prints a line for each: how
+far the losses of its steps and evaluations are from those of one process, and its weights, relative to the largest;
+exit code 1 where that is above `TOLERANCE`.
 """
 
 from __future__ import annotations
@@ -58,7 +59,26 @@ STRATEGIES: dict[str, dict[str, str]] = {
     "zero3": ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"},
 }
 """The environment that `accelerate launch` makes of a launch file."""
+GPUS = "HF_FINETUNE_MATRIX_GPUS"
+"""How many processes have a GPU each; not set on the CPU."""
+TOLERANCE_ON_GPUS = 1e-3
+"""Kernels of other shapes sum in another order, and so do atomic additions."""
 READ = ("ACCELERATE_", "FSDP_", "DS_ACCELERATOR", "CUDA_VISIBLE_DEVICES")
+
+
+def make_environment(strategy: str) -> dict[str, str]:
+    """The environment of a strategy here."""
+    named = STRATEGIES[strategy]
+    return {
+        name: value
+        for name, value in named.items()
+        if GPUS not in os.environ or name not in (*ON_CPU, "DS_ACCELERATOR")
+    }
+
+
+def count_processes() -> int:
+    """Of a launch under every strategy but that of one process."""
+    return int(os.environ.get(GPUS, 2))
 
 
 def list_strategies() -> list[str]:
@@ -99,6 +119,8 @@ def make_arguments(cell: str, folder: Path, strategy: str, **more: Any) -> list[
     """The command line of a cell; `more` settings take the place of its own."""
     recipe, rows, batch, *extra = cell.split("-")
     per_device, accumulated = BATCHES[batch] if strategy != "one" else (8, 1)
+    if strategy != "one":  # as many rows a step, whatever the number of processes
+        per_device = per_device * 2 // count_processes()
     kind = {"continued_pretraining": "documents", "classification": "labels"}.get(recipe, "chats")
     settings: dict[str, Any] = {
         "output_dir": folder / strategy / cell, "data.train": folder / f"{kind}-{rows}.jsonl",
@@ -119,7 +141,7 @@ def make_arguments(cell: str, folder: Path, strategy: str, **more: Any) -> list[
         settings |= {"eval.max_new_tokens": 4}
     if recipe in ("sft", "lora"):
         settings |= {"model.path": folder / "base", "train.max_length": 64}
-    if strategy in ("one", "ddp"):
+    if strategy in ("one", "ddp") and GPUS not in os.environ:
         settings |= {"train.use_cpu": "true"}
     settings |= {name: value for each in extra for name, value in EXTRAS[each].items()} | more
     return [f"recipes/configs/{recipe}.yaml", *(f"{name}={value}" for name, value in settings.items())]
@@ -136,7 +158,7 @@ def run_all(runs: Sequence[Sequence[Any]], folder: Path) -> None:
     for strategy, recipe, arguments in runs:
         for name in [name for name in os.environ if name.startswith(READ)]:
             del os.environ[name]
-        os.environ.update(STRATEGIES[strategy])
+        os.environ.update(make_environment(strategy))
         before = read_written()
         try:
             runpy.run_path(f"recipes/{recipe}.py")["main"](arguments)
@@ -160,7 +182,7 @@ def read_written() -> int:
     raise RuntimeError("/proc/self/io has no wchar")
 
 
-def measure_bytes(folder: Path, strategies: Sequence[str], processes: int = 2) -> dict[str, float]:
+def measure_bytes(folder: Path, strategies: Sequence[str]) -> dict[str, float]:
     """Bytes a parameter that one process sends in a step of continued pretraining, by strategy: (4 per number)."""
     counts = (2, 10)
     quiet = {
@@ -175,6 +197,7 @@ def measure_bytes(folder: Path, strategies: Sequence[str], processes: int = 2) -
             "output_dir": folder / name / f"steps-{count}", "train.max_steps": count})]
         for name in strategies for count in counts
     ]  # fmt: skip
+    processes = count_processes()
     launch(runs, folder, processes)
     found = {}
     for name in strategies:
@@ -200,7 +223,7 @@ def launch(runs: Sequence[Sequence[Any]], folder: Path, processes: int) -> str:
     ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     plan = folder / "plan.json"
     plan.write_text(json.dumps([[*run[:2], list(map(str, run[2]))] for run in runs]), encoding="utf-8")
-    command = [sys.executable, *(ranks if processes > 1 else []), __file__, "--plan", str(plan)]
+    command = [sys.executable, *(ranks if processes > 1 or GPUS in os.environ else []), __file__, "--plan", str(plan)]
     done = subprocess.run(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -275,6 +298,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(list_strategies()))
     parser.add_argument("--cells", default=",".join(list_cells()))
     parser.add_argument("--bytes", action="store_true", help="what a process sends in a step instead, of each strategy")
+    parser.add_argument("--gpu", action="store_true", help="a process on each GPU")
     parser.add_argument("--plan", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.plan:
@@ -283,6 +307,11 @@ def main() -> int:
     folder, cells = options.out or Path(tempfile.mkdtemp()), options.cells.split(",")
     folder.mkdir(exist_ok=True)
     strategies = [name for name in options.only.split(",") if name != "one"]
+    tolerance = TOLERANCE
+    if options.gpu:
+        import torch
+
+        os.environ[GPUS], tolerance = str(torch.cuda.device_count()), TOLERANCE_ON_GPUS
     for strategy in ("one", "base", *strategies):
         shutil.rmtree(folder / strategy, ignore_errors=True)
     if options.bytes:
@@ -291,14 +320,14 @@ def main() -> int:
             print(f"{name:6} {each:.2f} bytes a parameter and step")
         return 0
     make_references(cells, folder)
-    launch(plan_cells(strategies, cells, folder), folder, 2)
+    launch(plan_cells(strategies, cells, folder), folder, count_processes())
     far = done = 0
     for strategy in strategies:
         for cell in (each for each in cells if can_run(strategy, each)):
             losses, weights = compare(folder / strategy / cell, folder / "one" / cell)
             done += 1
-            far += max(losses, weights) > TOLERANCE
-            said = "  TOO FAR" if max(losses, weights) > TOLERANCE else ""
+            far += max(losses, weights) > tolerance
+            said = "  TOO FAR" if max(losses, weights) > tolerance else ""
             print(f"{strategy:6} {cell:42} losses {losses:.1e}  weights {weights:.1e}{said}", flush=True)
     print(f"{done} cells, {far} too far, {len(strategies) * len(cells) - done} that are refused")
     return int(far > 0)
