@@ -167,7 +167,7 @@ def run_all(runs: Sequence[Sequence[Any]], folder: Path) -> None:
             os._exit(1)
         else:
             output = next(each for each in arguments if each.startswith("output_dir=")).partition("=")[2]
-            Path(output, f"written-{os.environ.get('RANK', 0)}").write_text(str(read_written() - before))
+            Path(f"{output}.written-{os.environ.get('RANK', 0)}").write_text(str(read_written() - before))
         finally:
             release_run_folders()
             AcceleratorState._reset_state(reset_partial_state=True)
@@ -202,7 +202,7 @@ def measure_bytes(folder: Path, strategies: Sequence[str]) -> dict[str, float]:
     found = {}
     for name in strategies:
         written = [
-            [int((folder / name / f"steps-{count}" / f"written-{rank}").read_text()) for rank in range(processes)]
+            [int((folder / name / f"steps-{count}.written-{rank}").read_text()) for rank in range(processes)]
             for count in counts
         ]
         parameters = read_report(folder / name / "steps-2")["parameters"]["total"]

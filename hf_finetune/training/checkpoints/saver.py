@@ -98,7 +98,7 @@ class CheckpointSaver:
         Raises `ModelError` where it is of a model of another shape.
         """
         self.restore_weights(checkpoint)
-        return load_state(checkpoint, {"beside"})
+        return load_state(checkpoint, {"beside"}, shards=self.shards)
 
     def restore_weights(self, checkpoint: Path) -> None:
         """Put the weights alone of a checkpoint into the model; every rank calls it. Raises as `restore` does."""

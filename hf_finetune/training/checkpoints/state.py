@@ -97,13 +97,20 @@ def check_records(checkpoint: Path) -> None:
         raise ModelError([Problem(f"{checkpoint} {fault}", remedy, key=RESUME, code="HF906") for fault in faults])
 
 
-def load_state(checkpoint: Path, without: Collection[str] = ()) -> dict[str, Any]:
-    """What `read_state` has returned for the checkpoint, whose records were looked at, less some of its parts."""
+def load_state(checkpoint: Path, without: Collection[str] = (), *, shards: bool = False) -> dict[str, Any]:
+    """What `read_state` has returned for the checkpoint, whose records were looked at, less some of its parts.
+
+    With `shards` the tensors of the optimizer are views of the file, of which each rank copies its part.
+    """
     encoded = read_record(checkpoint / STATE, MAX_RECORD_BYTES)
     encoded[DICT] = [part for part in encoded[DICT] if part[0] not in without]
     with safe_open(checkpoint / STATE_TENSORS, framework="pt") as file:
         # Cloned: what the file gives is a view of it, and it may be removed or damaged while it is trained on.
-        state: dict[str, Any] = decode_state(encoded, lambda name: file.get_tensor(name).clone())
+        def read(name: str) -> Tensor:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor if shards and name.startswith(OPTIMIZER_TENSORS) else tensor.clone()
+
+        state: dict[str, Any] = decode_state(encoded, read)
     return state
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils import gather_object
-from peft import PeftModel
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from transformers import Trainer
 
+from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.weights.sharding import iterate_whole, put_whole
 from hf_finetune.training.sharding.zero import describe_groups, gather_state, list_shapes, put_state
 
@@ -52,7 +52,7 @@ def scatter_weights(trainer: Trainer, whole: Mapping[str, Tensor]) -> None:
 
 def _list_saved(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    of_adapter = isinstance(model, PeftModel)
+    of_adapter = unwrap_adapter(model) is not model
     for name, weight in model.state_dict(keep_vars=True).items():
         if isinstance(weight, Tensor) and (not of_adapter or weight.requires_grad):
             yield name, weight
@@ -107,11 +107,13 @@ def _unwrap(optimizer: Any) -> Any:
 
 
 def _shard_like(value: Any, parameter: Tensor) -> Any:
-    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+    if not isinstance(value, Tensor):
         return value
-    # Each rank has read all of it from the file, which its memory maps.
+    # It is a view of the file, which memory maps, and on a CPU the part of this rank would be one, too.
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value.clone()
     on_device = value.to(parameter.device)
-    return distribute_tensor(on_device, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    return distribute_tensor(on_device, parameter.device_mesh, parameter.placements, src_data_rank=None).clone()
 
 
 def raise_together(problem: Exception | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -55,7 +56,7 @@ def put_state(zero: Any, state: Mapping[str, Any]) -> None:
         for name, value in state["state"].get(number, {}).items():
             if name != MASTER:
                 whole = isinstance(value, Tensor) and value.ndim > 0
-                zero.optimizer.state[flat][name] = torch.zeros_like(flat) if whole else value
+                zero.optimizer.state[flat][name] = torch.zeros_like(flat) if whole else copy.deepcopy(value)
     _link_states(zero)
     for number, (parameter, _) in enumerate(parameters):
         values = state["state"].get(number, {})
