@@ -83,7 +83,7 @@ def type_again(run: Run) -> None:
     asks.append(lambda: claim_run_folder(folder, resume="auto"))
     asks.append(lambda: claim_run_folder(folder, resume=None))
     asks.append(lambda: choose_checkpoint(run, first=True, broadcast=lambda found: found))
-    asks.append(lambda: record_changes(run, "checkpoint-4"))
+    asks.append(lambda: record_changes(run, 1, "checkpoint-4"))
     asks.append(lambda: open_manifest(folder, dict(MANIFEST), "recipe: sft\n", resume="checkpoint-4"))
     assert read_threads(folder) in (None, 1)
     assert read_template_date(folder) in (None, "2026-01-31")

@@ -125,7 +125,7 @@ def restore_optimizer(trainer: Trainer, state: dict[str, Any], *, shards: bool =
     if not fits or (scaler is not None and kept_scaler is not None and not is_like(kept_scaler, scaler.state_dict())):
         raise ModelError(_describe_other("schedule, or of the loss scale,", "one"))
     asked = [{name: group[name] for name in _OF_THE_SETTINGS if name in group} for group in optimizer.param_groups]
-    inner, groups, shapes = describe_optimizer(trainer)
+    inner, groups, shapes = describe_optimizer(optimizer, engine=shards and trainer.is_deepspeed_enabled)
     check_optimizer(inner, groups, shapes, state.get("optimizer"), _describe_other("optimizer", "optimizer"))
     try:
         if shards:

@@ -92,13 +92,16 @@ def put_optimizer(trainer: Trainer, state: dict[str, Any]) -> None:
     optimizer.load_state_dict({**state, "state": parts})
 
 
-def describe_optimizer(trainer: Trainer) -> tuple[Optimizer, list[dict[str, Any]], list[torch.Size]]:
-    """The optimizer of torch, its groups as `state_dict` has them, and the shapes of its parameters, whole."""
-    optimizer = _unwrap(trainer.optimizer)
-    if trainer.is_deepspeed_enabled:
-        return optimizer.optimizer, describe_groups(optimizer), list_shapes(optimizer)
-    parameters = (each for group in optimizer.param_groups for each in group["params"])
-    return optimizer, optimizer.state_dict()["param_groups"], [each.shape for each in parameters]
+def describe_optimizer(optimizer: Any, *, engine: bool) -> tuple[Optimizer, list[dict[str, Any]], list[torch.Size]]:
+    """The optimizer of torch, its groups as `state_dict` has them, and the shapes of its parameters, whole.
+
+    `engine`: it is one of DeepSpeed.
+    """
+    inner = _unwrap(optimizer)
+    if engine:
+        return inner.optimizer, describe_groups(inner), list_shapes(inner)
+    parameters = (each for group in inner.param_groups for each in group["params"])
+    return inner, inner.state_dict()["param_groups"], [each.shape for each in parameters]
 
 
 def _unwrap(optimizer: Any) -> Any:

@@ -318,7 +318,7 @@ def chat_events(sampler, model, tmp_path):
     args, control = TrainingArguments(str(tmp_path), report_to=[]), TrainerControl()
     for event, step in (("on_train_begin", 0), ("on_evaluate", 0), ("on_evaluate", 4)):
         getattr(sampler, event)(args, TrainerState(global_step=step), control, model=model)
-    sampler.take(model, 4)
+    sampler.take(model, 4, main=True)
 
 
 def test_a_chat_run_is_sampled_before_its_first_step_and_a_text_run_is_not(tmp_path, caplog):
