@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from hf_finetune.environment.hardware import describe_machine, detect_hardware
     from hf_finetune.environment.logs import set_up_logging
-    from hf_finetune.environment.processes import describe_processes, init_processes
+    from hf_finetune.environment.processes import describe_processes, init_processes, know_processes
     from hf_finetune.environment.progress_lines import ProgressLines
     from hf_finetune.environment.project_files import (
         find_project_file,
@@ -66,6 +66,7 @@ __all__ = [
     "init_processes",
     "init_project",
     "keep_threads",
+    "know_processes",
     "list_other_files",
     "report_environment",
     "set_up_logging",

@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from hf_finetune.lost_ranks import describe_self, keep_connections_watched, remember_processes
 
 
 def init_processes() -> PartialState:
@@ -16,6 +19,14 @@ def init_processes() -> PartialState:
     # itself, on the CPU under DS_ACCELERATOR=cpu.
     by_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     return PartialState(cpu=not (torch.accelerator.is_available() or by_deepspeed))
+
+
+def know_processes() -> None:
+    """Let each process of the run know the others, to say which is gone. Every process calls it, at once."""
+    state = PartialState()
+    if state.num_processes > 1:
+        keep_connections_watched()
+        remember_processes(gather_object([describe_self(state.process_index)]))
 
 
 def describe_processes(state: Any = None) -> dict[str, Any]:
