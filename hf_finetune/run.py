@@ -81,6 +81,7 @@ from hf_finetune.typed_again import (
     check_processes,
     check_typed_again,
     choose_checkpoint,
+    keep_rows_of_a_step,
     record_changes,
     say_changes,
 )
@@ -115,6 +116,7 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
         sweep(Path(run.output_dir))
     run = continue_adapter(apply_defaults(run))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    run = keep_rows_of_a_step(run, processes, os.environ)
     changes = check_typed_again(run, processes, allow_changed=allow_changed)
     claim_run_folder(run.output_dir, resume=resume)
     check_push(run)

@@ -161,7 +161,7 @@ def _read_exit_code(code: int, rank: int) -> int:
     number = -code if code < 0 else code - 128
     if number in (signal.SIGINT, signal.SIGTERM):
         end_stopped(number)
-    if code < 0 or number == signal.SIGKILL:
+    if code != 0 and number in signal.valid_signals():
         why = " (the system ends a process so that takes too much memory)" if number == signal.SIGKILL else ""
         name = signal.Signals(number).name
         logger.error("process %d was ended by %s%s; %s", rank, name, why, say_kept(), extra={"code": "HF714"})

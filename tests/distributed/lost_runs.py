@@ -267,7 +267,7 @@ def check_ended(started: Sequence[Started]) -> list[str]:
     """What runs that must come to their end have said."""
     ended = [each.end(SECONDS_TO_FINISH) for each in started]
     if any(code for code, _ in ended):
-        raise RuntimeError("\n".join(said for _, said in ended))
+        raise RuntimeError("\n".join(f"{said}\nexit code {code}" for code, said in ended))
     return [said for _, said in ended]
 
 
