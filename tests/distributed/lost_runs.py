@@ -130,7 +130,10 @@ class Lab:
 
 
 def make_command(by: str, arguments: Sequence[str], port: str, machine: int | None) -> list[str]:
-    """The command that launches a run: `hf-finetune train`, or `accelerate launch` without anything of ours."""
+    """The command that launches a run: `hf-finetune train`, or `accelerate launch` without anything of ours.
+
+    Under "restarts" it starts the processes again, once.
+    """
     words = ["num_machines", "2", "machine_rank", str(machine), "main_process_ip", ADDRESSES[0]]
     options = ["main_process_port", port, *(words if machine is not None else [])]
     named = [f"--{word}" if place % 2 == 0 else word for place, word in enumerate(options)]
@@ -138,6 +141,7 @@ def make_command(by: str, arguments: Sequence[str], port: str, machine: int | No
         ours = [word.replace("_", "-") for word in named] if machine is not None else []
         return ["hf-finetune", "train", *arguments, "--on", "cpu_2proc", *ours]
     config = str(ROOT / "accelerate_configs/cpu_2proc.yaml")
+    named += ["--max_restarts", "1", "--rdzv_backend", "c10d"] if by == "restarts" else []
     return ["accelerate", "launch", "--config_file", config, *named, "recipes/sft.py", *arguments]
 
 
@@ -192,14 +196,21 @@ class Trials:
     lab: Lab
     draw: random.Random
     by: str = "train"
-    wholes: dict[tuple[str, bool], tuple[Path, float]] = field(default_factory=dict)
-    number: int = 0
+    wholes: dict[str, tuple[Path, float]] = field(default_factory=dict)
 
     def kill(self, strategy: str, rank: int, number: int = signal.SIGKILL, **more: str) -> Trial:
         """Kill one of two processes of a machine at a random moment behind the first checkpoint."""
         run, started = self._begin(strategy, several=False, **more)
         os.kill(started[0].find_pid(rank), number)
         return self._judge(strategy, run, started, several=False)
+
+    def kill_and_wait(self, strategy: str, rank: int) -> tuple[float, str]:
+        """Kill one of two processes that are started again by themselves; the difference, and what was said."""
+        run, [started] = self._begin(strategy, several=False)
+        os.kill(started.find_pid(rank), signal.SIGKILL)
+        [said] = check_ended([started])
+        whole, _ = self.find_whole(strategy)
+        return compare_weights(run, whole), said
 
     def cut(self, strategy: str, side: int, **more: str) -> Trial:
         """Pull the cable out of one of two machines, and plug it in again once both have given up."""
@@ -216,22 +227,21 @@ class Trials:
             return self.lab.start_machines(strategy, run, **more)
         return [self.lab.start(strategy, run, self.by, **more)]
 
-    def find_whole(self, strategy: str, *, several: bool) -> tuple[Path, float]:
-        """The uninterrupted run, which is made once, and the seconds from its first checkpoint to its last."""
-        if (strategy, several) not in self.wholes:
-            run = self.lab.folder / f"whole-{strategy}-{several}"
-            started = self._start(strategy, run, several=several)
+    def find_whole(self, strategy: str) -> tuple[Path, float]:
+        """The uninterrupted run, on one machine, made once, and the seconds from its first checkpoint to its last."""
+        if strategy not in self.wholes:
+            run = self.lab.folder / f"whole-{strategy}"
+            started = self._start(strategy, run, several=False)
             wait_for_checkpoint(run, started[0])
             began = time.monotonic()
             wait_for((run / f"checkpoint-{STEPS}").exists, SECONDS_TO_FINISH, started[0])
-            self.wholes[strategy, several] = run, time.monotonic() - began
+            self.wholes[strategy] = run, time.monotonic() - began
             check_ended(started)
-        return self.wholes[strategy, several]
+        return self.wholes[strategy]
 
     def _begin(self, strategy: str, *, several: bool, **more: str) -> tuple[Path, list[Started]]:
-        _, seconds = self.find_whole(strategy, several=several)
-        self.number += 1
-        run = self.lab.folder / f"run{self.number}"
+        _, seconds = self.find_whole(strategy)
+        run = self.lab.folder / f"run{self.lab.number}"
         started = self._start(strategy, run, several=several, **more)
         wait_for_checkpoint(run, started[0])
         time.sleep(self.draw.uniform(0, 0.7 * seconds))  # behind the last step nobody waits for another
@@ -254,7 +264,7 @@ class Trials:
             self.lab.machines.plug_in(1)
         again = check_ended(self._start(strategy, run, several=several))
         went_on = re.search(r"(?:from|with) \S*(checkpoint-\d+)", again[0])
-        whole, _ = self.find_whole(strategy, several=several)
+        whole, _ = self.find_whole(strategy)
         difference = compare_weights(run, whole)
         return Trial(seconds, causes, said, went_on[1] if went_on else "", difference)
 

@@ -14,22 +14,24 @@ SECONDS_MORE = 20.0
 
 
 @pytest.fixture(scope="module")
-def lab(preloaded, tmp_path_factory):
+def trials(preloaded, tmp_path_factory):
     lab = Lab(tmp_path_factory.mktemp("lost"), preloaded)
     lab.prepare()
-    return lab
+    return Trials(lab, random.Random(0))
 
 
-def test_a_run_of_which_one_process_is_killed_ends_with_one_line_and_goes_on(lab):
-    trial = Trials(lab, random.Random(0)).kill("fsdp2", 1)
+def test_a_run_of_which_one_process_is_killed_ends_with_one_line_and_goes_on(trials):
+    trials.by = "train"
+    trial = trials.kill("fsdp2", 1)
     assert trial.find_faults() == [], trial.said
     assert trial.causes[0].startswith("process 1 was ended by SIGKILL")
 
 
-def test_both_machines_end_soon_after_the_cable_between_them_is_cut_and_the_run_goes_on(lab):
+def test_both_machines_end_soon_after_the_cable_between_them_is_cut_and_the_run_goes_on(trials):
+    trials.by = "accelerate"
     try:
-        with connect_two_machines() as lab.machines:
-            trial = Trials(lab, random.Random(0)).cut("ddp", 1, SILENCE=str(SILENCE))
+        with connect_two_machines() as trials.lab.machines:
+            trial = trials.cut("ddp", 1, SILENCE=str(SILENCE))
     except NoNamespaces as refused:
         pytest.skip(f"no network namespaces: {refused}")
     assert trial.find_faults() == [], trial.said
