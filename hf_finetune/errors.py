@@ -10,6 +10,7 @@
     ├── HubError             the Hub refuses a request, or cannot be reached
     │   └── NotPushedError   the model is complete, and was not pushed       exit code 6
     └── MachineError         the machine or its folders
+        ├── LeftAlone        another process of the run is gone, or its machine
         ├── CannotWriteError no space, or no permission to write             exit code 5
         └── OutOfMemory      the memory of the machine or its GPU is used up exit code 7
 
@@ -30,7 +31,8 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import Any, NoReturn
 
-from hf_finetune.interruption import catch_signals, describe_kept, end_stopped, find_signal
+from hf_finetune.interruption import LAUNCHER, catch_signals, describe_kept, end_stopped, find_signal, let_signals_end
+from hf_finetune.lost_ranks import describe_lost
 from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.option_names import name_key, name_remedy, name_settings
 from hf_finetune.privacy import escape_control_characters, hide_secrets, shorten
@@ -67,6 +69,8 @@ RUST_PANIC = "pyo3_runtime"
 # Of several processes that fail alike only rank 0 is to print the message: the others wait so long, and are killed by
 # the launcher before, once rank 0 has ended.
 SECONDS_BEHIND_THE_FIRST = 5.0
+SECONDS_BETWEEN = 0.5
+"""Behind each other those speak that are still there then: the launcher ends the rest after one."""
 # `torch.save` (2.13): a RuntimeError without the number, of a file that has not grown as it was written.
 _BY_TORCH_SAVE = re.compile(r"PytorchStreamWriter failed|inline_container\.cc:\d+\] \. unexpected pos")
 
@@ -231,6 +235,13 @@ class MachineError(FinetuneError):
     """The machine cannot do what was asked."""
 
 
+class LeftAlone(MachineError):
+    """Another process of the run has ended, its machine is gone, or it stands still: this one cannot go on."""
+
+    here = False
+    """Whether it was a process of this machine, whose launcher ends this one now."""
+
+
 class CannotWriteError(MachineError):
     """The output folder cannot be written, or has no space left."""
 
@@ -257,7 +268,7 @@ def machine_errors() -> Iterator[None]:
 def translate_machine_errors() -> Iterator[None]:
     """Raise `OutOfMemory` where an allocation has failed, `CannotWriteError` where a disk is full or does not allow it.
 
-    And `MachineError` where another process of the run is gone. Whatever their libraries call that.
+    And `LeftAlone` where another process of the run is gone. Whatever their libraries call that.
     """
     try:
         yield
@@ -266,11 +277,11 @@ def translate_machine_errors() -> Iterator[None]:
     except Exception as raised:
         if (described := describe_memory_error(raised)) is not None:
             raise OutOfMemory(Problem(*described, code="HF703")) from raised
-        if _is_left_alone(raised):
-            remedy = "what that one says is why"
-            raise MachineError(
-                Problem("another process of this run has ended, and this one with it", remedy, code="HF713")
-            ) from raised
+        if (lost := describe_lost(raised)) is not None:
+            why = "what that one says is why; " if lost.what.endswith("and this one with it") else ""
+            left = LeftAlone(Problem(lost.what, f"{why}{describe_kept()}", code="HF713"))
+            left.here = lost.here
+            raise left from raised
         if (what := _describe_full_disk(raised)) is None:
             raise
         number = _find_number(raised)
@@ -282,11 +293,6 @@ def translate_machine_errors() -> Iterator[None]:
             raise
         what = f"the code of a library gave up on this model, or on a text under it ({str(raised)[:200]})"
         raise ModelError(Problem(what, "name another model, or another tokenizer", code="HF715")) from raised
-
-
-def _is_left_alone(raised: BaseException) -> bool:
-    """Whether another process of a run is gone: a RuntimeError of gloo, or an error of NCCL's own (torch 2.13)."""
-    return "gloo/transport" in str(raised) or type(raised).__name__ == "DistBackendError"
 
 
 def _describe_full_disk(raised: BaseException) -> str | None:
@@ -332,7 +338,8 @@ def user_errors() -> Iterator[None]:
             with machine_errors():
                 yield
         except BaseException as raised:
-            if (number := find_signal(raised)) is not None:
+            # The launcher ends those that are left alone by a signal as well.
+            if not isinstance(raised, LeftAlone) and (number := find_signal(raised)) is not None:
                 end_stopped(number)
             if not isinstance(raised, FinetuneError):
                 raise
@@ -340,10 +347,12 @@ def user_errors() -> Iterator[None]:
 
 
 def _end_refused(problem: FinetuneError) -> NoReturn:
-    if not is_first_rank():
-        if problem.exit_code == 0:
-            raise SystemExit(0)
-        time.sleep(SECONDS_BEHIND_THE_FIRST)
+    if not is_first_rank() and problem.exit_code == 0:
+        raise SystemExit(0)
+    # What has ended first here is said by itself, or by the launcher where that is ours: it ends this process now.
+    if not is_first_rank() or (isinstance(problem, LeftAlone) and problem.here and LAUNCHER in os.environ):
+        let_signals_end()
+        time.sleep(SECONDS_BEHIND_THE_FIRST + SECONDS_BETWEEN * int(os.environ.get("LOCAL_RANK", "0")))
     # Where the log goes may be full or closed as well; the exit code says it still.
     with suppress(OSError, ValueError):
         sys.stderr.write(wrap_for(sys.stderr, f"{problem}\n"))

@@ -22,9 +22,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-# Set by `hf-finetune train` to its own process id, for the processes that it launches.
+from hf_finetune.lost_ranks import describe_gone, find_gone
 from hf_finetune.ranks import is_first_rank
 
+# Set by `hf-finetune train` to its own process id, for the processes that it launches.
 LAUNCHER = "HF_FINETUNE_LAUNCHER"
 NOTHING_KEPT = "nothing was finished; the same command begins again"
 SECONDS_TO_ARRIVE = 10.0
@@ -197,6 +198,17 @@ def end_stopped(number: int) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def let_signals_end() -> None:
+    """From here on a signal ends the process at once, without a word; one that has come already does it now."""
+    if _state.process != os.getpid() or threading.current_thread() is not threading.main_thread():
+        return
+    for number in _DEFAULTS:
+        if signal.getsignal(number) == _stop:
+            signal.signal(number, signal.SIG_DFL)
+    if _state.number is not None:
+        os.kill(os.getpid(), _state.number)
+
+
 def forget_signal() -> None:
     """Forget a Ctrl-C that was meant for a line or an answer: no later error comes from it."""
     _state.number = None
@@ -266,7 +278,8 @@ def _insists(number: int) -> bool:
 
 
 def _say_held(number: int) -> None:
-    if is_first_rank():
+    # Where another process has ended, the launcher ends this one for it: no step can be finished.
+    if is_first_rank() and not find_gone():
         what = "Ctrl-C: this step is finished and saved first; once more ends the run at once"
         _write(what if number == signal.SIGINT else f"{signal.Signals(number).name}: this step is finished and saved")
 
@@ -276,6 +289,8 @@ def _say(number: int) -> None:
     if launcher != str(os.getpid()) or not is_first_rank():
         return
     what = "interrupted (Ctrl-C)" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    if number == signal.SIGTERM and (gone := find_gone()):
+        what += f", since {describe_gone(gone)}"
     _write(f"{what}: {describe_kept()}")
 
 

@@ -38,6 +38,7 @@ from hf_finetune.environment import (
     get_installed_versions,
     init_processes,
     keep_threads,
+    know_processes,
     report_environment,
     set_up_logging,
 )
@@ -45,6 +46,7 @@ from hf_finetune.errors import ConfigError, DataError
 from hf_finetune.evaluation import ScoreResult, with_greedy_decoding
 from hf_finetune.folders import hold_run_folder, leave_newer, read_run_id, sweep
 from hf_finetune.interruption import LAUNCHER, unwind_when_stopped
+from hf_finetune.lost_ranks import remember_processes
 from hf_finetune.memory import advise_when_out_of_memory
 from hf_finetune.models import (
     continue_adapter,
@@ -85,6 +87,7 @@ from hf_finetune.typed_again import (
     check_processes,
     check_typed_again,
     choose_checkpoint,
+    keep_rows_of_a_step,
     record_changes,
     say_changes,
 )
@@ -120,6 +123,7 @@ def start_run(argv: Sequence[str], recipe: RecipeName) -> tuple[Run, TrainingArg
         sweep(Path(run.output_dir))
     run = continue_adapter(apply_defaults(run))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
+    run = keep_rows_of_a_step(run, processes, os.environ)
     changes = check_typed_again(run, processes, allow_changed=allow_changed)
     claim_run_folder(run.output_dir, resume=resume)
     check_push(run)
@@ -237,6 +241,7 @@ def finish_run(
 
     Every rank calls it; the main process writes. Raises `NotPushedError` where the folder is complete and not pushed.
     """
+    remember_processes([])  # those that have nothing to write end now
     if not trainer.is_world_process_zero():
         return
     model: Any = trainer.model  # typed by transformers as what it may be before training
@@ -266,6 +271,7 @@ def start_scoring(argv: Sequence[str]) -> Run:
     hold_run_folder(run.output_dir)
     claim_run_folder(run.output_dir, resume=None)
     processes = init_processes()
+    know_processes()
     set_up_logging(main_process=processes.is_main_process)
     _check_same_run(run)
     pin_scored(run)
@@ -274,6 +280,7 @@ def start_scoring(argv: Sequence[str]) -> Run:
 
 def finish_scoring(run: Run, scored: ScoreResult) -> None:
     """`finish_run` of a run that scores: every process calls it, and the main process writes."""
+    remember_processes([])
     if not PartialState().is_main_process:
         return
     report = RunReport(

@@ -3,6 +3,7 @@
 check_not_moved     by a run file that lies in a run folder
 check_typed_again   what the folder says without reading a checkpoint: before torch is imported, too
 check_processes     as soon as their number is known
+keep_rows_of_a_step where torchrun starts it again with other processes
 choose_checkpoint   the one that all processes go on from
 record_changes      for the manifest
 """
@@ -34,6 +35,8 @@ from hf_finetune.shell import shell_path
 logger = logging.getLogger(__name__)
 
 ALLOW_CHANGED = "--allow-changed"
+RESTARTED = "TORCHELASTIC_RESTART_COUNT"
+"""How often torchrun has started the processes again (`--max-restarts`)."""
 OF_A_STEP = ("train.per_device_train_batch_size", "train.gradient_accumulation_steps")
 PER_DEVICE = 8
 """The default of transformers for the rows of one process."""
@@ -103,6 +106,28 @@ def check_processes(run: Run, processes: int, *, allow_changed: bool) -> None:
     raise ConfigError(
         Problem(what, f"start as many, or let a step have as many rows, or allow it with {ALLOW_CHANGED}", code="HF901")
     )
+
+
+def keep_rows_of_a_step(run: Run, processes: int, environment: Mapping[str, str]) -> Run:
+    """`run` with as many accumulated batches as its steps need for their rows where torchrun has started it again.
+
+    On the machines that are left. As it was typed where there are as many processes as before, or where the rows of a
+    step cannot be shared out among so many: `check_processes` refuses that.
+    """
+    before = read_manifest(Path(run.output_dir)).get("processes", processes)
+    settings = read_settings(Path(run.output_dir, RUN_FILE))
+    if environment.get(RESTARTED, "0") == "0" or before == processes or settings is None:
+        return run
+    rows, of_one = _count_rows(settings["train"], before), _count_rows(run.train, processes)
+    accumulated = int(run.train.get("gradient_accumulation_steps") or 1)
+    of_batch = of_one // accumulated
+    if rows == of_one or rows % of_batch:
+        return run
+    logger.warning(
+        "%d processes are left of %d: train.gradient_accumulation_steps is %d instead of %d, for the %d rows of a step",
+        *(processes, before, rows // of_batch, accumulated, rows), extra={"code": "HF912"},
+    )  # fmt: skip
+    return run.model_copy(update={"train": run.train | {"gradient_accumulation_steps": rows // of_batch}})
 
 
 def choose_checkpoint(run: Run, *, first: bool, broadcast: Any) -> str | None:

@@ -9,6 +9,7 @@ costs and imports, what signals do to it and how much memory it has, needs a pro
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import json
@@ -29,8 +30,10 @@ PROGRAMS = ("hf-finetune", "accelerate", "python")
 SECONDS = 240
 # The beginnings of variables that Python reads when it starts, and the libraries when they are imported.
 READ_ONCE = ("PYTHONWARN", "PYTHONHASH", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "LC_", "LANG")
-# What `hf-finetune train` sets for what it launches, and is looked at only then.
-READ_LATER = {"HF_FINETUNE_CONFIG_FILE", "HF_FINETUNE_LAUNCHER"}
+# What `hf-finetune train` says to the processes that it starts, which ask when they need it.
+READ_EACH_TIME = {"HF_FINETUNE_LAUNCHER", "HF_FINETUNE_CONFIG_FILE"}
+# The variable that names the network namespace in which a command runs.
+NETWORK, CLONE_NEWNET = "NETWORK_NAMESPACE", 0x40000000
 STARTED = dict(os.environ)
 
 CLIENT = """\
@@ -117,9 +120,11 @@ def become(arguments: list[str], folder: str, environment: dict[str, str], strea
     signal.alarm(SECONDS)
     take_streams(*streams)
     differ = {name for name, _ in STARTED.items() ^ environment.items() if name.startswith(READ_ONCE)}
-    differ -= READ_LATER
+    differ -= READ_EACH_TIME
     if differ:
         sys.exit(f"read already, when the server of tests/preloaded.py started: {', '.join(sorted(differ))}")
+    if network := environment.get(NETWORK):
+        enter_network(network)
     os.chdir(folder)
     set_by_imports = {name: value for name, value in os.environ.items() if STARTED.get(name) != value}
     os.environ.clear()
@@ -128,6 +133,14 @@ def become(arguments: list[str], folder: str, environment: dict[str, str], strea
     path = environment.get("PYTHONPATH")
     sys.path[:1] = [str(Path(arguments[0]).resolve().parent), *(path.split(os.pathsep) if path else ())]
     sys.executable = shutil.which("python", path=environment["PATH"]) or sys.executable  # of what accelerate starts
+
+
+def enter_network(name: str) -> None:
+    """Be on the machine of tests/distributed/two_machines.py that has this name."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open(f"/run/netns/{name}", "rb") as namespace:
+        if libc.setns(namespace.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), name)
 
 
 def run_program() -> None:

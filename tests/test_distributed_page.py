@@ -6,6 +6,7 @@ import os
 import re
 import runpy
 import shlex
+import socket
 import stat
 import subprocess
 from pathlib import Path
@@ -73,9 +74,13 @@ def say(tmp_path, monkeypatch):
 def test_its_lines_are_understood(say):
     lines = [line for block in BASH for line in block.splitlines() if line.startswith("hf-finetune train")]
     assert len(lines) == 2
+    with socket.socket() as free:  # the port of accelerate may be another test's
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     for line in lines:
         on = re.search(r"--on (\w+)", line)[1]
-        assert say(shlex.split(line), {}).startswith(f"--on {on}: asks for 8 GPUs, and there is none on this machine")
+        words = shlex.split(line) + (["--main-process-port", str(port)] if on.startswith("multi_node") else [])
+        assert say(words, {}).startswith(f"--on {on}: asks for 8 GPUs, and there is none on this machine")
 
 
 def test_its_job_of_slurm_starts_one_task_a_machine_and_comes_back_when_it_was_stopped(say, tmp_path):

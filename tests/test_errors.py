@@ -25,6 +25,7 @@ from hf_finetune.errors import (
     user_errors,
 )
 from hf_finetune.files import explain_unwritable
+from hf_finetune.interruption import NOTHING_KEPT
 
 
 def test_a_problem_reads_place_key_what_and_remedy():
@@ -166,5 +167,5 @@ def test_a_process_that_another_one_has_left_alone_says_so_in_one_line(capsys):
     what = "[/__w/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:19864. Check the logs. GLHF!"
     with pytest.raises(SystemExit), user_errors():
         raise RuntimeError(what)
-    said = "another process of this run has ended, and this one with it; what that one says is why [HF713]\n"
-    assert capsys.readouterr().err == said
+    said = "another process of this run has ended, and this one with it; what that one says is why"
+    assert capsys.readouterr().err == f"{said}; {NOTHING_KEPT} [HF713]\n"

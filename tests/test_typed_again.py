@@ -13,7 +13,15 @@ from hf_finetune.config import Change, Run, build_run
 from hf_finetune.errors import ConfigError, FinetuneError, RunFinished
 from hf_finetune.folders.checkpoints import seal
 from hf_finetune.reporting import open_manifest
-from hf_finetune.typed_again import check_not_moved, check_processes, check_typed_again, choose_checkpoint, say_changes
+from hf_finetune.typed_again import (
+    RESTARTED,
+    check_not_moved,
+    check_processes,
+    check_typed_again,
+    choose_checkpoint,
+    keep_rows_of_a_step,
+    say_changes,
+)
 
 MANIFEST = {"data": {"files": []}, "versions": {"torch": "2.12.0"}, "launch": "x", "run_id": "one", "processes": 2}
 
@@ -65,6 +73,21 @@ def test_another_number_of_processes_is_refused_unless_it_is_allowed(run):
     check_processes(run, 1, allow_changed=True)
     with pytest.raises(ConfigError, match=r"1 processes, and the run began with 2: .* allow it with --allow-changed"):
         check_processes(run, 1, allow_changed=False)
+
+
+def test_where_torchrun_starts_it_again_with_fewer_processes_a_step_keeps_its_rows(run, caplog):
+    train = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
+    Path(run.output_dir, "run.yaml").write_text(json.dumps({"recipe": run.recipe, "train": train}))
+    run = run.model_copy(update={"train": run.train | train})
+    restarted = {RESTARTED: "1"}
+    kept = keep_rows_of_a_step(run, 1, restarted)
+    assert kept.train == run.train | {"gradient_accumulation_steps": 6}
+    said = "1 processes are left of 2: train.gradient_accumulation_steps is 6 instead of 3, for the 24 rows of a step"
+    assert caplog.messages == [said]
+    check_processes(kept, 1, allow_changed=False)
+    assert keep_rows_of_a_step(run, 2, restarted) is run
+    assert keep_rows_of_a_step(run, 5, restarted) is run  # which cannot share 24 rows out
+    assert keep_rows_of_a_step(run, 1, {RESTARTED: "0"}) is run  # typed again: refused
 
 
 def test_of_another_recipe_nothing_else_that_differs_is_said(run):

@@ -82,10 +82,12 @@ MACHINE: dict[str, Code] = {
         "install a version in the range that the message names; constraints.txt has those that are tested",
     ),
     "HF713": Code(
-        "another process of the run has ended",
+        "another process of the run, or its machine, is gone",
         "error",
-        "Processes that train together wait for each other in every step, so that none of them goes on alone.",
-        "look at what the process that ended first has said: that is the cause",
+        "Processes that train together wait for each other in every step, so that none of them goes on alone. One has "
+        "ended, or has not answered within `train.ddp_timeout`, or its machine has not for half a minute.",
+        "look at what the process that ended first has said, or at the machine and its network; then type the same "
+        "command again on all machines",
     ),
     "HF714": Code(
         "a process was ended by a signal",

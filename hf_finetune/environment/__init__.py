@@ -36,7 +36,13 @@ if TYPE_CHECKING:
     from hf_finetune.environment.hardware import describe_machine, detect_hardware
     from hf_finetune.environment.logs import set_up_logging
     from hf_finetune.environment.machines import check_port, check_tasks, find_machines
-    from hf_finetune.environment.processes import check_same, check_shared, describe_processes, init_processes
+    from hf_finetune.environment.processes import (
+        check_same,
+        check_shared,
+        describe_processes,
+        init_processes,
+        know_processes,
+    )
     from hf_finetune.environment.progress_lines import ProgressLines
     from hf_finetune.environment.project_files import (
         find_project_file,
@@ -73,6 +79,7 @@ __all__ = [
     "init_processes",
     "init_project",
     "keep_threads",
+    "know_processes",
     "list_other_files",
     "report_environment",
     "set_up_logging",

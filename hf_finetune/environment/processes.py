@@ -19,6 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from hf_finetune.errors import CannotWriteError, ConfigError, FinetuneError, Problem
 from hf_finetune.files import explain_unwritable
+from hf_finetune.lost_ranks import describe_self, keep_connections_watched, remember_processes
 
 _MOST_NAMED = 5
 _SECONDS_TO_BE_SEEN = 5.0
@@ -31,6 +32,14 @@ def init_processes() -> PartialState:
     # itself, on the CPU under DS_ACCELERATOR=cpu.
     by_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
     return PartialState(cpu=not (torch.accelerator.is_available() or by_deepspeed))
+
+
+def know_processes() -> None:
+    """Let each process of the run know the others, to say which is gone. Every process calls it, at once."""
+    state = PartialState()
+    if state.num_processes > 1:
+        keep_connections_watched()
+        remember_processes(gather_object([describe_self(state.process_index)]))
 
 
 def describe_processes(state: Any = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from hf_finetune.config.checks.metric import best_model_settings
 from hf_finetune.config.sections import Run
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.environment.logs import set_up_logging
+from hf_finetune.environment.processes import know_processes
 from hf_finetune.errors import ConfigError, FinetuneError, Problem, translate_machine_errors
 from hf_finetune.privacy import make_portable, shorten
 from hf_finetune.training.allocator import freeze_imported_objects, keep_freed_memory
@@ -43,6 +44,7 @@ def build_training_arguments(run: Run) -> TrainingArguments:
     # A model is made as on one process, and split when it is prepared: under ZeRO-3 transformers (5.23) would split it
     # as it is loaded, draw other random weights, and leave tensors without rows to all that looks at them.
     unset_hf_deepspeed_config()
+    know_processes()
     redirect_trackers(run.output_dir, args.report_to or [])
     set_up_logging(main_process=args.process_index == 0)
     freeze_imported_objects()

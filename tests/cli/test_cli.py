@@ -152,7 +152,7 @@ def test_show_data_is_a_setting_of_the_run(in_this_process, tmp_path):
         (("train", "recipes/configs/nothing.yaml"), "recipes/configs/nothing.yaml"),
         (
             ("train", "recipes/configs/char_model.yaml", "--on", "gpu"),
-            "There are cpu, cpu_2proc, multi_gpu",
+            "There are cpu, cpu_2proc, fsdp2",
         ),
         (("train", "recipes/configs/char_model.yaml", "--on", "cpu_2prog"), "did you mean cpu_2proc?"),
         (("corpus", "sauce", "x.jsonl"), "source"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import logging
@@ -9,7 +10,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -169,8 +169,11 @@ def _suggest_pattern(folder: Path, written: str) -> str:
 
 def _explain_missing(written: str, path: Path, role: str) -> Problem:
     folder = path.parent
-    with suppress(FileNotFoundError, NotADirectoryError):
+    try:
         path.stat()  # of a folder that may be listed and not entered, `exists` says that nothing is there
+    except OSError as problem:
+        if problem.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
     if not os.path.isdir(folder):
         return Problem(
             f"the folder {folder} does not exist", "check the path", written, key=f"data.{role}", code="HF001"

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.interruption import get_held_signal
+from hf_finetune.lost_ranks import keep_connections_watched
 
 
 class EvaluationStopped(Exception):
@@ -77,6 +78,7 @@ class StopAtSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._agreed, self._training = AgreedSignal(self._accelerator, args.ddp_timeout), True
+        keep_connections_watched()
         self.number, self.left = None, {"evaluate": False, "save": False}
 
     def on_step_begin(
