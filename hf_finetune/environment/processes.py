@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from hf_finetune.lost_ranks import describe_self, keep_connections_watched, remember_processes
+from hf_finetune.ranks import describe_self, keep_connections_watched, remember_processes
 
 
 def init_processes() -> PartialState:
