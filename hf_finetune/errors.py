@@ -32,11 +32,10 @@ from itertools import accumulate, islice
 from typing import Any, NoReturn
 
 from hf_finetune.interruption import LAUNCHER, catch_signals, describe_kept, end_stopped, find_signal, let_signals_end
-from hf_finetune.lost_ranks import describe_lost
 from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.option_names import name_key, name_remedy, name_settings
 from hf_finetune.privacy import escape_control_characters, hide_secrets, shorten
-from hf_finetune.ranks import is_first_rank
+from hf_finetune.ranks import describe_lost, is_first_rank
 from hf_finetune.shell import wrap_for
 
 EXIT_REFUSED = 2

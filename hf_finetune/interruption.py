@@ -22,8 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from hf_finetune.lost_ranks import describe_gone, find_gone
-from hf_finetune.ranks import is_first_rank
+from hf_finetune.ranks import describe_gone, find_gone, is_first_rank
 
 # Set by `hf-finetune train` to its own process id, for the processes that it launches.
 LAUNCHER = "HF_FINETUNE_LAUNCHER"

@@ -46,7 +46,6 @@ from hf_finetune.errors import ConfigError, DataError
 from hf_finetune.evaluation import ScoreResult, with_greedy_decoding
 from hf_finetune.folders import hold_run_folder, leave_newer, read_run_id, sweep
 from hf_finetune.interruption import LAUNCHER, unwind_when_stopped
-from hf_finetune.lost_ranks import remember_processes
 from hf_finetune.memory import advise_when_out_of_memory
 from hf_finetune.models import (
     continue_adapter,
@@ -57,6 +56,7 @@ from hf_finetune.models import (
     probe_tokenizer,
 )
 from hf_finetune.preflight import find_at_start
+from hf_finetune.ranks import remember_processes
 from hf_finetune.release import check_push, push_run
 from hf_finetune.reporting import (
     RunReport,

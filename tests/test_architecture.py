@@ -27,7 +27,6 @@ TRAINING_RECIPES = [path for path in RECIPES if path.stem != "score"]
 # What every room may use, from the lowest up; each may import those before it.
 SHARED = (
     "ranks",
-    "lost_ranks",
     "lazy_imports",
     "codes",
     "shell",

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from hf_finetune import errors, interruption, lost_ranks
+from hf_finetune import errors, interruption, ranks
 from hf_finetune.errors import LeftAlone, MachineError, user_errors
 
 CLOSED = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [10.77.0.2]:19864"
@@ -30,33 +30,33 @@ class DistBackendError(RuntimeError):
 def other():
     """Another process of this run, on this machine, and what knows it."""
     process = subprocess.Popen(["sleep", "600"])
-    this = lost_ranks.describe_self(0)
-    lost_ranks.remember_processes([this, replace(this, rank=1, pid=process.pid)])
+    this = ranks.describe_self(0)
+    ranks.remember_processes([this, replace(this, rank=1, pid=process.pid)])
     yield process
-    lost_ranks.remember_processes([])
+    ranks.remember_processes([])
     process.kill()
     process.wait()
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    monkeypatch.setattr(lost_ranks, "_SECONDS_TO_BE_GONE", 0.2)
+    monkeypatch.setattr(ranks, "_SECONDS_TO_BE_GONE", 0.2)
 
 
 def describe(said: str) -> str:
-    lost = lost_ranks.describe_lost(RuntimeError(said))
+    lost = ranks.describe_lost(RuntimeError(said))
     assert lost is not None
     return lost.what
 
 
 def test_the_process_that_is_gone_is_named(other):
-    assert lost_ranks.find_gone() == []
+    assert ranks.find_gone() == []
     assert describe(CLOSED) == "another process of this run has ended, and this one with it"
     other.kill()  # nobody has waited for it: it is there still, and does nothing any more
     assert describe(CLOSED) == "process 1 of 2 has ended, and this one with it"
     other.wait()
-    assert lost_ranks.find_gone() == [1]
-    assert lost_ranks.describe_lost(DistBackendError("NCCL error")).here
+    assert ranks.find_gone() == [1]
+    assert ranks.describe_lost(DistBackendError("NCCL error")).here
 
 
 def test_a_process_that_stands_still_is_named(other):
@@ -70,15 +70,15 @@ def test_a_process_that_stands_still_is_named(other):
 def test_a_machine_that_is_gone_is_named_by_its_address():
     said = "the machine at 10.77.0.2 cannot be reached (Connection timed out): it is gone, or the network to it"
     assert describe(UNREACHABLE) == said
-    this = lost_ranks.describe_self(0)
-    lost_ranks.remember_processes([this, lost_ranks.Process(1, "another", 1)])
+    this = ranks.describe_self(0)
+    ranks.remember_processes([this, ranks.Process(1, "another", 1)])
     assert describe(CLOSED) == "a process on the machine at 10.77.0.2 has ended, and this one with it"
-    lost_ranks.remember_processes([])
+    ranks.remember_processes([])
 
 
 @pytest.mark.parametrize("said", ["list index out of range", "port 29500: EADDRINUSE, gloo/transport"])
 def test_what_no_other_process_has_to_do_with_is_left_as_it_is(said):
-    assert lost_ranks.describe_lost(RuntimeError(said)) is None
+    assert ranks.describe_lost(RuntimeError(said)) is None
 
 
 def test_a_signal_of_the_launcher_hides_no_cause(other, monkeypatch, capsys):
@@ -124,11 +124,11 @@ def test_connections_to_other_machines_are_watched_and_none_within_this_one():
     within = socket.create_connection(listening.getsockname())
     across = socket.create_connection(listening.getsockname(), source_address=("127.0.0.2", 0))
     with listening, within, across:
-        lost_ranks.keep_connections_watched()
+        ranks.keep_connections_watched()
         assert across.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         limit = across.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
-        assert limit == 1000 * lost_ranks.SECONDS_OF_SILENCE
+        assert limit == 1000 * ranks.SECONDS_OF_SILENCE
         probes = [across.getsockopt(socket.IPPROTO_TCP, each) for each in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)]
-        assert probes[0] + probes[1] * lost_ranks._PROBES == lost_ranks.SECONDS_OF_SILENCE
+        assert probes[0] + probes[1] * ranks._PROBES == ranks.SECONDS_OF_SILENCE
         for each in (within, listening):
             assert each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0

@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from hf_finetune.errors import CannotWriteError, ConfigError, FinetuneError, Problem
 from hf_finetune.files import explain_unwritable
-from hf_finetune.lost_ranks import describe_self, keep_connections_watched, remember_processes
+from hf_finetune.ranks import describe_self, keep_connections_watched, remember_processes
 
 _MOST_NAMED = 5
 _SECONDS_TO_BE_SEEN = 5.0

@@ -16,7 +16,7 @@ from typing import Any
 from distributed.engines_on_cpu import allow_fsdp_on_cpu
 from distributed.matrix import READ, ROOT, STRATEGIES
 
-from hf_finetune import lost_ranks
+from hf_finetune import ranks
 from hf_finetune.errors import DataError, Problem, user_errors
 from hf_finetune.training.trainers.base import TrainerMixin
 
@@ -35,7 +35,7 @@ def be_a_rank() -> None:
     for name in [name for name in os.environ if name.startswith(READ)]:
         del os.environ[name]
     os.environ.update(STRATEGIES[os.environ["STRATEGY"]])
-    lost_ranks.SECONDS_OF_SILENCE = int(os.environ.get("SILENCE", lost_ranks.SECONDS_OF_SILENCE))
+    ranks.SECONDS_OF_SILENCE = int(os.environ.get("SILENCE", ranks.SECONDS_OF_SILENCE))
     allow_fsdp_on_cpu()
     slow_down(os.environ.get("REFUSES", ""), rank)
     with user_errors():

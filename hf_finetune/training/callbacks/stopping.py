@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.interruption import get_held_signal
-from hf_finetune.lost_ranks import keep_connections_watched
+from hf_finetune.ranks import keep_connections_watched
 
 
 class EvaluationStopped(Exception):
