@@ -142,9 +142,21 @@ def keep_connections_watched() -> None:
     if not folder.is_dir():  # another system than Linux
         return
     for name in os.listdir(folder):
-        with suppress(OSError), socket.socket(fileno=os.dup(int(name))) as connection:  # raises for what is no socket
-            if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
-                _watch(connection)
+        with suppress(OSError):  # it may have been closed since
+            if (folder / name).readlink().name.startswith("socket:"):
+                _watch_if_connected(int(name))
+
+
+def _watch_if_connected(number: int) -> None:
+    copy = os.dup(number)
+    try:
+        connection = socket.socket(fileno=copy)
+    except OSError:  # which leaves the copy open
+        os.close(copy)
+        return
+    with connection:
+        if connection.family in (socket.AF_INET, socket.AF_INET6) and connection.type == socket.SOCK_STREAM:
+            _watch(connection)
 
 
 def _watch(connection: socket.socket) -> None:

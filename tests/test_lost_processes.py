@@ -132,3 +132,11 @@ def test_connections_to_other_machines_are_watched_and_none_within_this_one():
         assert probes[0] + probes[1] * ranks._PROBES == ranks.SECONDS_OF_SILENCE
         for each in (within, listening):
             assert each.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+
+
+def test_looking_at_the_connections_leaves_no_file_open(tmp_path):
+    one, other = socket.socketpair()
+    with (tmp_path / "file").open("w"), socket.socket(), one, other:
+        before = sorted(os.listdir("/proc/self/fd"))
+        ranks.keep_connections_watched()
+        assert sorted(os.listdir("/proc/self/fd")) == before
