@@ -26,7 +26,7 @@ from hf_finetune.models.files.adapter import is_adapter
 from hf_finetune.models.verification import compute_probe_logits, find_save_dtype, verify_saved
 from hf_finetune.models.weights.sharding import get_own_part
 from hf_finetune.training.allocator import return_freed_memory
-from hf_finetune.training.sharding.gather import gather_weights, is_split
+from hf_finetune.training.sharding.gather import is_split, save_whole
 from hf_finetune.training.sharding.saved import verify_tensors
 
 logger = logging.getLogger(__name__)
@@ -55,12 +55,12 @@ def save_verified(trainer: Trainer, decision: Decision | None = None) -> None:
     if trainer.is_world_process_zero():
         shutil.rmtree(aside, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
-    whole = gather_weights(trainer) if is_split(trainer) else None
+    whole: dict[str, Tensor] | None = None
     try:
-        if whole is None:
+        if is_split(trainer):
+            whole = save_whole(trainer, str(aside))
+        else:
             trainer.save_model(str(aside))
-        elif trainer.args.should_save:
-            trainer._save(str(aside), state_dict=dict(whole))  # out of which what is written is taken
         release_optimizer(trainer)
         if trainer.is_world_process_zero():
             _complete(trainer, aside, saved_in, whole)

@@ -71,15 +71,15 @@ class CheckpointSaver:
         """Take the memory that saving needs, beside training: once the optimizer has a state."""
         if self.shards:  # what is gathered needs no copy
             return
-        snapshot = self._take_snapshot({}, rank)
+        snapshot = self._take_snapshot({}, rank, self._collect())
         if snapshot is not None:
             self.writer.prepare_in_background(snapshot)
 
     def check_room(self, rank: dict[str, Any]) -> None:
         """Raise `CannotWriteError` where the disk has less room than the run needs; every rank calls it."""
         saves = self.trainer.args.save_strategy != SaveStrategy.NO
-        snapshot = self._take_snapshot({}, rank) if saves else None
         files = self._collect()
+        snapshot = self._take_snapshot({}, rank, files) if saves else None
         if self.trainer.args.should_save:
             check_room(plan_room(self.trainer, files, snapshot, self.limit), self.folder)
 
@@ -88,7 +88,7 @@ class CheckpointSaver:
 
         Raises `CannotWriteError` where this checkpoint or the one before cannot be written.
         """
-        snapshot = self._take_snapshot(facts, rank)
+        snapshot = self._take_snapshot(facts, rank, self._collect())
         if snapshot is not None:
             self.writer.save(snapshot)
 
@@ -128,10 +128,9 @@ class CheckpointSaver:
                 Problem(what, "leave the model as it is between its making and trainer.train", key=RESUME, code="HF904")
             )
 
-    def _take_snapshot(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> Snapshot | None:
-        """The state of now; None on ranks that do not write."""
+    def _take_snapshot(self, facts: Mapping[str, Any], rank: dict[str, Any], files: ModelFiles) -> Snapshot | None:
+        """The state of now, with what is saved of the model; None on ranks that do not write."""
         first = self.trainer.args.should_save
-        files = self._collect()
         # The Trainer's own state is copied here, and formatted by the thread: the log of hours takes its time.
         encoded, tensors = read_state(self.trainer, rank, files.beside, shards=self.shards)
         if not first:

@@ -33,21 +33,29 @@ def gather_weights(trainer: Trainer) -> dict[str, Tensor]:
     """
     # A tensor that has two names is gathered once and stays one, so that it is saved once.
     whole: dict[int, Tensor] = {}
-    names = dict(_list_saved(trainer))
-    unique = {id(weight): (name, weight) for name, weight in reversed(names.items())}
-    keeps = trainer.args.should_save
-    for number, (_, gathered) in zip(unique, iterate_whole(unique.values()), strict=True):
+    once, keeps = _list_once(trainer), trainer.args.should_save
+    for number, (_, gathered) in zip(once, iterate_whole(once.values()), strict=True):
         if keeps:
             whole[number] = gathered.to("cpu", copy=True)
-    return {name: whole[id(weight)] for name, weight in names.items()} if keeps else {}
+    return {name: whole[id(weight)] for name, weight in _list_saved(trainer)} if keeps else {}
+
+
+def save_whole(trainer: Trainer, folder: str) -> dict[str, Tensor]:
+    """Save a model that is split as a whole one is, and return its weights, of any shape; every rank calls it."""
+    whole = gather_weights(trainer)
+    if trainer.args.should_save:
+        trainer._save(folder, state_dict=dict(whole))  # out of which what is written is taken
+    return whole
 
 
 def scatter_weights(trainer: Trainer, whole: Mapping[str, Tensor]) -> None:
-    """Put weights that `gather_weights` has returned, and that were changed since, back; every rank calls it."""
-    names = dict(_list_saved(trainer))
-    for number, name in {id(weight): name for name, weight in reversed(names.items())}.items():
-        assert number == id(names[name])
-        put_whole(names[name], whole.get(name))
+    """Put weights that `gather_weights` has returned, of any shape, and that were changed since, back on every rank."""
+    for name, weight in _list_once(trainer).values():
+        put_whole(weight, whole.get(name))
+
+
+def _list_once(trainer: Trainer) -> dict[int, tuple[str, Tensor]]:
+    return {id(weight): (name, weight) for name, weight in _list_saved(trainer)}
 
 
 def _list_saved(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:

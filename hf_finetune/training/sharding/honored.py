@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 
-from hf_finetune.environment.hardware import TRUE
+from hf_finetune.config.checks.launch.engine import engine_of_launch
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.models.weights.sharding import count_own_bytes, is_sharded
 from hf_finetune.training.sharding.zero import list_flat_parts
@@ -38,7 +38,7 @@ def describe_asked(trainer: Trainer, environment: Mapping[str, str] = os.environ
     """What the run file and `accelerate launch` ask for: `FSDP2 in bf16, offloaded`."""
     args: Any = trainer.args
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
-    return _describe(_find_asked(trainer, environment), precision, offloads=_is_set(environment, "FSDP_OFFLOAD_PARAMS"))
+    return _describe(_find_asked(trainer, environment), precision, offloads=_asks_to_offload(trainer))
 
 
 def describe_found(trainer: Trainer) -> str:
@@ -50,7 +50,7 @@ def describe_found(trainer: Trainer) -> str:
         precision = "bf16" if engine.bfloat16_enabled() else "fp16" if engine.fp16_enabled() else "no"
     offloads = trainer.is_fsdp_enabled and all(each.device.type == "cpu" for each in model.parameters())  # type: ignore[union-attr]
     if trainer.args.device.type == "cpu":  # where nothing can be seen of it
-        offloads = _is_set(os.environ, "FSDP_OFFLOAD_PARAMS")
+        offloads = _asks_to_offload(trainer)
     return _describe(find_sharding(trainer).strategy, precision, offloads=offloads)
 
 
@@ -59,14 +59,22 @@ def _describe(strategy: str, precision: str, *, offloads: bool) -> str:
     return f"{strategy} in {kind}{', offloaded' if offloads else ''}"
 
 
+def _asks_to_offload(trainer: Trainer) -> bool:
+    """By the launch or by train.fsdp_config, of both of which accelerate's plugin is made."""
+    plugin: Any = trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+    return plugin is not None and isinstance(plugin.cpu_offload, CPUOffloadPolicy)
+
+
 def _find_asked(trainer: Trainer, environment: Mapping[str, str]) -> str:
     """As `Sharding.strategy` has it."""
     args: Any = trainer.args
-    if args.deepspeed or _is_set(environment, "ACCELERATE_USE_DEEPSPEED"):
+    engine = engine_of_launch(environment)
+    if trainer.is_deepspeed_enabled:  # the plugin has what the run file says, too
         plugin: Any = trainer.accelerator.state.deepspeed_plugin
-        stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2") if plugin is None else plugin.zero_stage
-        return f"ZERO{stage}"
-    if args.fsdp or _is_set(environment, "ACCELERATE_USE_FSDP"):
+        return f"ZERO{plugin.zero_stage}"
+    if engine is not None and engine.name == "deepspeed":
+        return f"ZERO{engine.number}"
+    if args.fsdp or engine is not None:
         return FSDP2
     return DDP if args.world_size > 1 else ONE
 
@@ -119,9 +127,6 @@ def describe_bytes(trainer: Trainer) -> dict[str, Any]:
 
 
 def _count_states(optimizer: Any) -> int:
-    states = [each for state in optimizer.state.values() for each in state.values() if isinstance(each, Tensor)]
-    return sum((each.to_local() if isinstance(each, DTensor) else each).nbytes for each in states)
-
-
-def _is_set(environment: Mapping[str, str], name: str) -> bool:
-    return environment.get(name, "").lower() in TRUE
+    return count_own_bytes(
+        each for state in optimizer.state.values() for each in state.values() if isinstance(each, Tensor)
+    )

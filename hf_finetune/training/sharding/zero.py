@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -101,7 +101,7 @@ def _put(parameter: nn.Parameter, value: Tensor | None, name: str | None) -> Non
 
 
 def _cut_part(value: Tensor, own: Tensor) -> Tensor:
-    """What ZeRO-3 gives this rank of a tensor: an equal share of its numbers, the last one filled up."""
+    """What ZeRO-3 gives this rank of a tensor: an equal share of its numbers, (numbers,), the last one filled up."""
     size, rank = own.numel(), torch.distributed.get_rank()
     part = torch.zeros(size, dtype=torch.float32)
     there = value.flatten()[size * rank : size * (rank + 1)]
@@ -109,37 +109,34 @@ def _cut_part(value: Tensor, own: Tensor) -> Tensor:
     return part.to(own.device)
 
 
-def _list_parameters(zero: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
-    """The parameters in the order of the optimizer, and the flat tensor in which this rank has its parts of them."""
-    if hasattr(zero, "fp16_groups"):  # stage 3
-        pairs = zip(zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True)
-    else:
-        pairs = zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True)
-    for group, flat in pairs:
-        yield from ((parameter, flat) for parameter in group)
-
-
 def list_flat_parts(zero: Any) -> list[Tensor]:
-    """What this rank takes steps on, a flat tensor for each group."""
-    parts = zero.fp32_partitioned_groups_flat if hasattr(zero, "fp16_groups") else zero.single_partition_of_fp32_groups
-    return list(parts)
+    """What this rank takes steps on, a flat tensor for each group: (numbers,)."""
+    return [flat for _, _, flat in _list_groups(zero)]
+
+
+def _list_parameters(zero: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:
+    """The parameters in the order of the optimizer, and the flat tensor, (numbers,), with this rank's parts of them."""
+    for _, parameters, flat in _list_groups(zero):
+        yield from ((parameter, flat) for parameter in parameters)
 
 
 def _number_groups(zero: Any) -> list[list[int]]:
     """The numbers of the parameters of each group."""
-    # Stage 3 cuts a group into several.
-    groups = zero.fp16_groups if hasattr(zero, "fp16_groups") else zero.bit16_groups
-    owners = (
-        [zero.sub_group_to_group_id[number] for number in range(len(groups))]
-        if hasattr(zero, "fp16_groups")
-        else range(len(groups))
-    )
     numbered: list[list[int]] = [[] for _ in zero.optimizer.param_groups]
     first = 0
-    for owner, group in zip(owners, groups, strict=True):
-        numbered[owner] += range(first, first + len(group))
-        first += len(group)
+    for owner, parameters, _ in _list_groups(zero):
+        numbered[owner] += range(first, first + len(parameters))
+        first += len(parameters)
     return numbered
+
+
+def _list_groups(zero: Any) -> list[tuple[int, Sequence[nn.Parameter], Tensor]]:
+    """Each flat tensor of this rank, (numbers,), with its group's number and the parameters that it has parts of."""
+    if hasattr(zero, "fp16_groups"):  # stage 3, which cuts a group into several
+        owners: Sequence[int] = [zero.sub_group_to_group_id[number] for number in range(len(zero.fp16_groups))]
+        return list(zip(owners, zero.fp16_groups, zero.fp32_partitioned_groups_flat, strict=True))
+    owners = range(len(zero.bit16_groups))
+    return list(zip(owners, zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True))
 
 
 def _is_of_each(value: Any, flat: Tensor) -> bool:

@@ -27,7 +27,7 @@ from hf_finetune.training.callbacks.log_lines import LogLines
 from hf_finetune.training.callbacks.offenders import MicroBatch, measure_gradients
 from hf_finetune.training.saving import record_adapters_base, save_verified
 from hf_finetune.training.seen import COUNTS, CountingCollator, Seen
-from hf_finetune.training.sharding.gather import gather_weights
+from hf_finetune.training.sharding.gather import save_whole
 from hf_finetune.training.sharding.honored import describe_bytes
 from hf_finetune.training.trainers.repeated_rows import leave_out_repeated
 from hf_finetune.training.trainers.resumable import ResumableTrainer
@@ -217,12 +217,10 @@ class TrainerMixin(ResumableTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in transformers, but a model that is split over the processes is saved as a whole one is."""
-        if not self.shards_itself:
+        if self.shards_itself:
+            save_whole(self, output_dir or str(self.args.output_dir))
+        else:
             super().save_model(output_dir, _internal_call)
-            return
-        weights = gather_weights(self)
-        if self.args.should_save:
-            self._save(output_dir, state_dict=weights)
 
     def save_verified(self) -> None:
         """Save model or adapter, and tokenizer, load it again and compare; see `training.saving.save_verified`."""

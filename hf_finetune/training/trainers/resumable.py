@@ -41,6 +41,7 @@ from hf_finetune.training.checkpoints.state import (
     restore_random,
 )
 from hf_finetune.training.seen import SeenCounter
+from hf_finetune.training.sharding.gather import is_split
 from hf_finetune.training.sharding.honored import check_honored
 from hf_finetune.training.trainers.parts import close_parts, select_part
 from hf_finetune.training.trainers.samplers import set_epoch
@@ -78,7 +79,7 @@ class ResumableTrainer(transformers.Trainer):
     @property
     def shards_itself(self) -> bool:
         """Whether weights or optimizer are split over the processes: FSDP, DeepSpeed."""
-        return bool(self.is_fsdp_enabled or self.is_deepspeed_enabled)
+        return is_split(self)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As in transformers; the last checkpoint is verified when it returns, or raises.
