@@ -181,3 +181,11 @@ def test_accelerate_understands_every_key_of_a_shipped_file_as_it_is_meant(path)
     assert (args.use_fsdp, args.use_deepspeed, args.multi_gpu) == (
         kind == "FSDP", kind == "DEEPSPEED", kind == "MULTI_GPU",
     )  # fmt: skip
+
+
+def test_the_line_is_that_of_the_section_where_its_keys_stand_in_braces(tmp_path):
+    file = tmp_path / "launch.yaml"
+    file.write_text("distributed_type: FSDP\nnum_processes: 2\nfsdp_config: {fsdp_versoin: 2}\n")
+    with pytest.raises(ConfigError) as refused:
+        read_launch_file(file)
+    assert {problem.line for problem in refused.value.problems} == {3}

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from hf_finetune.config.bounds import LARGEST_COUNT
 from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.validation.hf_settings import load_table
@@ -206,11 +208,16 @@ def list_wrong_processes(settings: Mapping[str, Any], kind: Any) -> Iterator[Pro
         yield Problem(what, "name one GPU a process, or leave gpu_ids at all", key="gpu_ids", code="HF606")
 
 
-def _find_line(text: str, key: str | None) -> int | None:
-    """The line of a key, by its name alone; the first where it is not written."""
-    name = str(key).rpartition(".")[2]
-    lines = [line.strip().strip("\"'{ ") for line in text.splitlines()]
-    return next((number for number, line in enumerate(lines, 1) if line.partition(":")[0].strip("\"' ") == name), 1)
+def _find_line(text: str, key: str | None) -> int:
+    """The line of a key such as `fsdp_config.fsdp_version`, or of its section; the first where neither is written."""
+    node, line = yaml.compose(text, yaml.SafeLoader), 1  # which was read already, within bounds
+    for name in str(key).split("."):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next((pair for pair in pairs if pair[0].value == name), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
 
 
 def _is_whole(value: Any) -> bool:
