@@ -6,13 +6,13 @@ import os
 import re
 import runpy
 import shlex
-import socket
 import stat
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.utils.other import get_free_port
 from typer.testing import CliRunner
 
 from hf_finetune.cli import app
@@ -74,13 +74,12 @@ def say(tmp_path, monkeypatch):
 def test_its_lines_are_understood(say):
     lines = [line for block in BASH for line in block.splitlines() if line.startswith("hf-finetune train")]
     assert len(lines) == 2
-    with socket.socket() as free:  # the port of accelerate may be another test's
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     for line in lines:
         on = re.search(r"--on (\w+)", line)[1]
-        words = shlex.split(line) + (["--main-process-port", str(port)] if on.startswith("multi_node") else [])
-        assert say(words, {}).startswith(f"--on {on}: asks for 8 GPUs, and there is none on this machine")
+        # The port of accelerate may be another test's.
+        port = ["--main-process-port", str(get_free_port())] if on.startswith("multi_node") else []
+        said = say([*shlex.split(line), *port], {})
+        assert said.startswith(f"--on {on}: asks for 8 GPUs, and there is none on this machine")
 
 
 def test_its_job_of_slurm_starts_one_task_a_machine_and_comes_back_when_it_was_stopped(say, tmp_path):
@@ -118,7 +117,8 @@ def test_its_job_of_kubernetes_tells_each_pod_which_one_it_is(say):
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "accelerate_configs").glob("[!c]*.yaml")))
 def test_every_file_is_launched_as_far_as_a_machine_without_gpus_goes(say, name):
-    several = ["--machine-rank", "0", "--main-process-ip", "127.0.0.1"] if name.startswith("multi_node") else []
+    several = ["--machine-rank", "0", "--main-process-ip", "127.0.0.1", "--main-process-port", str(get_free_port())]
+    several = several if name.startswith("multi_node") else []
     said = say(["hf-finetune", "train", "run.yaml", "--on", name, *several], {})
     assert re.match(rf"--on {name}: asks for (a GPU|[28] GPUs), and there is none on this machine", said)
 

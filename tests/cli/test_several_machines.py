@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.utils.other import get_free_port
 
 from hf_finetune.cli.launcher import launch as launch_run
 from hf_finetune.errors import ConfigError
 from hf_finetune.run import start_run, start_scoring
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("", 0))
-        return listening.getsockname()[1]
 
 
 def on_cpu(name: str, path: Path) -> Path:
@@ -34,7 +28,7 @@ def on_cpu(name: str, path: Path) -> Path:
 def test_two_launches_are_one_run(preloaded, tmp_path):
     run = ["recipes/configs/char_model.yaml", "train.max_steps=2", "train.eval_steps=2", "train.save_steps=2"]
     command = ["hf-finetune", "train", *run, f"output_dir={tmp_path / 'run'}"]
-    command += ["--on", str(on_cpu("multi_node", tmp_path / "two.yaml")), "--main-process-port", str(free_port())]
+    command += ["--on", str(on_cpu("multi_node", tmp_path / "two.yaml")), "--main-process-port", str(get_free_port())]
     # One is told by the command line, the other by what Slurm sets on the second machine of a job.
     slurm = {"SLURM_JOB_NODELIST": "127.0.0.1", "SLURM_JOB_NUM_NODES": "2", "SLURM_NODEID": "1", "SLURM_PROCID": "1"}
     slurm |= {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}

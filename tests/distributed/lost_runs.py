@@ -15,7 +15,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import psutil  # noqa: E402
+from accelerate.utils.other import get_free_port  # noqa: E402
 from distributed.matrix import compare_weights, list_strategies, make_arguments, write_rows  # noqa: E402
 from distributed.two_machines import ADDRESSES, Machines, connect_two_machines  # noqa: E402
 from models.scratch_models import save_chat_base  # noqa: E402
@@ -116,7 +116,7 @@ class Lab:
         } | {name: value for name, value in more.items() if "." in name}  # fmt: skip
         _, *words = make_arguments("sft-even-plain", self.folder, strategy, **settings)
         arguments = [str(ROOT / "recipes/configs/sft.yaml"), *words]
-        started, port = [], find_port()
+        started, port = [], str(get_free_port())
         for side, place in enumerate(places):
             machine = side if len(places) > 1 else None
             own = {**self.environment, **place} | {"STRATEGY": strategy, "RECORD": str(record)}
@@ -143,12 +143,6 @@ def make_command(by: str, arguments: Sequence[str], port: str, machine: int | No
     config = str(ROOT / "accelerate_configs/cpu_2proc.yaml")
     named += ["--max_restarts", "1", "--rdzv_backend", "c10d"] if by == "restarts" else []
     return ["accelerate", "launch", "--config_file", config, *named, "recipes/sft.py", *arguments]
-
-
-def find_port() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def wait_for(true, seconds: float, started: Started) -> None:

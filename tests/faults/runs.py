@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils.other import get_free_port
 from models.scratch_models import save_chat_base
 from same_runs import flatten
 from trial import PHASES
@@ -226,8 +226,5 @@ def group_by_step(trace: Sequence[tuple[int, str, str]]) -> dict[int, list[tuple
 
 def get_launch() -> list[str]:
     """What launches two processes on the CPU, at a free port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     config = "accelerate_configs/cpu_2proc.yaml"
-    return ["accelerate", "launch", "--config_file", config, "--main_process_port", str(port)]
+    return ["accelerate", "launch", "--config_file", config, "--main_process_port", str(get_free_port())]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,11 +33,11 @@ class Sharding:
     """0 before the first step."""
 
 
-def describe_asked(trainer: Trainer, environment: Mapping[str, str] = os.environ) -> str:
+def describe_asked(trainer: Trainer) -> str:
     """What the run file and `accelerate launch` ask for: `FSDP2 in bf16, offloaded`."""
     args: Any = trainer.args
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "no"
-    return _describe(_find_asked(trainer, environment), precision, offloads=_asks_to_offload(trainer))
+    return _describe(_find_asked(trainer), precision, offloads=_asks_to_offload(trainer))
 
 
 def describe_found(trainer: Trainer) -> str:
@@ -65,10 +64,10 @@ def _asks_to_offload(trainer: Trainer) -> bool:
     return plugin is not None and isinstance(plugin.cpu_offload, CPUOffloadPolicy)
 
 
-def _find_asked(trainer: Trainer, environment: Mapping[str, str]) -> str:
+def _find_asked(trainer: Trainer) -> str:
     """As `Sharding.strategy` has it."""
     args: Any = trainer.args
-    engine = engine_of_launch(environment)
+    engine = engine_of_launch(os.environ)
     if trainer.is_deepspeed_enabled:  # the plugin has what the run file says, too
         plugin: Any = trainer.accelerator.state.deepspeed_plugin
         return f"ZERO{plugin.zero_stage}"

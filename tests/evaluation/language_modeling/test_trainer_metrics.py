@@ -1,12 +1,12 @@
 import json
 import math
-import socket
 import subprocess
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.utils.other import get_free_port
 from transformers import EvalPrediction
 
 from hf_finetune.evaluation.language_modeling import trainer_metrics as language_modeling
@@ -153,9 +153,7 @@ with open(f"{sys.argv[1]}/{arguments.process_index}.json", "w") as file:
 
 
 def evaluate_in(processes, folder, preloaded):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = get_free_port()
     program = folder / "evaluate.py"
     program.write_text(EVALUATE)
     launched = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils.other import get_free_port
 from huggingface_hub import constants
 from huggingface_hub.utils import close_session, disable_progress_bars
 from release.hub.hub_server import READ, Blob, Hub, git_oid, running_hub
@@ -283,9 +283,7 @@ print(json.dumps([own, [pinned.model.revision, resolve_commit("ada/words")]]))
 
 
 def test_two_processes_read_the_commits_that_the_first_has_found(base, tmp_path, environment_of_a_user):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(get_free_port())}
     processes = []
     for rank, commits in enumerate((["a" * 40, "b" * 40], ["c" * 40, "d" * 40])):
         cache = tmp_path / f"cache-{rank}"  # the branches have moved between one process and the other

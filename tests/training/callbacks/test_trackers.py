@@ -144,7 +144,6 @@ def test_trackers_are_placed_in_the_run_folder_unless_the_user_has_a_place_for_t
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "online")
-    monkeypatch.setattr(os, "environ", os.environ.copy())
     redirect_trackers(str(tmp_path), ["tensorboard"])
     assert "TRACKIO_DIR" not in os.environ
     redirect_trackers(str(tmp_path), ["trackio", "wandb"])
