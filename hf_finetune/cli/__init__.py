@@ -21,7 +21,6 @@ from hf_finetune.cli.commands.diagnose import diagnose
 from hf_finetune.cli.commands.doctor import doctor
 from hf_finetune.cli.commands.generate import chat, generate
 from hf_finetune.cli.commands.init import init
-from hf_finetune.cli.commands.merge import merge
 from hf_finetune.cli.commands.model import model
 from hf_finetune.cli.commands.predict import predict
 from hf_finetune.cli.commands.preflight.check import check
@@ -30,7 +29,8 @@ from hf_finetune.cli.commands.preflight.explain import explain
 from hf_finetune.cli.commands.preflight.new import new
 from hf_finetune.cli.commands.preflight.rows import rows
 from hf_finetune.cli.commands.preflight.tokens import tokens
-from hf_finetune.cli.commands.push import push
+from hf_finetune.cli.commands.release.merge import merge
+from hf_finetune.cli.commands.release.push import push
 from hf_finetune.cli.commands.report import report
 from hf_finetune.cli.commands.score import score
 from hf_finetune.cli.commands.train import train

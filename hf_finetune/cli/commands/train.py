@@ -1,4 +1,4 @@
-"""`hf-finetune train` and `merge`: launch a run, and merge its adapter into the base model."""
+"""`hf-finetune train`: launch a run."""
 
 from __future__ import annotations
 

@@ -1,0 +1,5 @@
+"""Commands about a model that is there, on its way to others.
+
+merge.py    one model of an adapter and its base
+push.py     push a folder to the Hub
+"""
