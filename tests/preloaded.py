@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import gc
 import importlib
 import json
@@ -27,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 PROGRAMS = ("hf-finetune", "accelerate", "python")
-SECONDS = 240
+SECONDS, SECONDS_TO_SAY_WHERE = 240, 100
 # The beginnings of variables that Python reads when it starts, and the libraries when they are imported.
 READ_ONCE = ("PYTHONWARN", "PYTHONHASH", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "LC_", "LANG")
 # What `hf-finetune train` says to the processes that it starts, which ask when they need it.
@@ -118,6 +119,7 @@ def answer(client: socket.socket) -> None:
 
 def become(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:
     signal.alarm(SECONDS)
+    faulthandler.dump_traceback_later(SECONDS_TO_SAY_WHERE)
     take_streams(*streams)
     differ = {name for name, _ in STARTED.items() ^ environment.items() if name.startswith(READ_ONCE)}
     differ -= READ_EACH_TIME
