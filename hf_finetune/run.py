@@ -48,6 +48,7 @@ from hf_finetune.folders import hold_run_folder, leave_newer, read_run_id, sweep
 from hf_finetune.interruption import LAUNCHER, unwind_when_stopped
 from hf_finetune.memory import advise_when_out_of_memory
 from hf_finetune.models import (
+    check_same_model,
     continue_adapter,
     count_parameters,
     describe_model_source,
@@ -155,6 +156,8 @@ def record_inputs(run: Run, args: TrainingArguments | None, splits: Splits) -> N
     threads = keep_threads(read_threads(run.output_dir) if resume else None)
     summary = splits.summarize()
     _check_same_data(summary)
+    tokenizer = run.model.tokenizer if isinstance(run.model.tokenizer, str) else None
+    check_same_model({"model.path": run.model.path, "model.tokenizer": tokenizer, "model.adapter": run.model.adapter})
     if not (PartialState().is_main_process if args is None else args.should_save):
         return
     manifest = {
@@ -275,6 +278,8 @@ def start_scoring(argv: Sequence[str]) -> Run:
     set_up_logging(main_process=processes.is_main_process)
     _check_same_run(run)
     pin_scored(run)
+    base = run.eval.base if isinstance(run.eval.base, str) else None
+    check_same_model({"model.path": run.model.path, "eval.base": base})
     return run
 
 

@@ -134,7 +134,7 @@ MACHINE: dict[str, Code] = {
         "a launch file is of a kind or version that is not run",
         "error",
         "Runs are launched by accelerate on machines of one's own, with DDP, FSDP2 or DeepSpeed. FSDP1 splits a model "
-        "in another way, with which nothing here is tested.",
+        "in another way, with which nothing here is tested, and so do tensor, context and sequence parallelism.",
         "take a file of accelerate_configs, or change the key that the message names",
     ),
     "HF722": Code(
@@ -171,5 +171,12 @@ MACHINE: dict[str, Code] = {
         "The first process writes checkpoints and results there, and the others read them: to go on, to load the best "
         "one, to compare what was saved.",
         "name a folder on a file system that all machines have",
+    ),
+    "HF727": Code(
+        "the processes of a run have different files of a model",
+        "error",
+        "Each machine reads the model from a folder of its own, of one name. Split over processes or not, what was "
+        "trained would be of one machine's weights and another's tokens.",
+        "give each machine the same folders, and leave them alone while a run starts",
     ),
 }

@@ -318,9 +318,9 @@ RUN_FILE: dict[str, Code] = {
     "HF687": Code(
         "the model would not be split over the processes of this launch",
         "error",
-        "On a CPU accelerate passes over FSDP without a word and trains a whole copy on each process, which takes the "
-        "memory that FSDP was to save.",
-        "launch on GPUs, or take a launch file without FSDP",
+        "On a CPU accelerate passes over FSDP without a word, and over DeepSpeed where use_cpu says so, and trains a "
+        "whole copy on each process, which takes the memory that was to be saved.",
+        "launch on GPUs, or take a launch file that splits nothing",
     ),
     "HF688": Code(
         "a setting does not go with what splits the model over the processes",

@@ -11,13 +11,16 @@ from typing import Any
 
 import message_recorder
 import pytest
+import torch
 import torch.distributed as dist
 from accelerate.state import AcceleratorState, PartialState
+from safetensors.torch import save_file
 
 from hf_finetune.config import load_run
 from hf_finetune.environment import processes
 from hf_finetune.environment.processes import check_same, check_shared, find_different
 from hf_finetune.errors import ConfigError, DataError, FinetuneError
+from hf_finetune.models import check_same_model
 from hf_finetune.run import _check_same_data, _check_same_run
 
 VALID = """\
@@ -45,9 +48,18 @@ def have_other_rows(rank: int) -> None:
     _check_same_data({"format": "text", "splits": splits, "files": rank})
 
 
+def have_other_weights(rank: int) -> None:
+    check_same_model({"model.path": f"model{rank}", "model.tokenizer": "model0", "model.adapter": None})
+
+
+def have_no_model(rank: int) -> None:
+    check_same_model({"model.path": ("model0", "org/of-the-hub")[rank]})
+
+
 def be_alike(rank: int) -> str:
     _check_same_run(load_run(["run.yaml"], "continued_pretraining"))
     check_same({"a": [1, {"b": None}]}, "other settings", "", ConfigError, "HF725")
+    check_same_model({"model.path": "model0", "model.tokenizer": None})
     check_shared(Path("both"))
     return f"{rank} goes on"
 
@@ -62,7 +74,7 @@ def have_no_folder(rank: int) -> None:
 
 
 WORKS = (
-    *(have_other_settings, have_other_versions, have_other_rows, be_alike),
+    *(have_other_settings, have_other_versions, have_other_rows, have_other_weights, have_no_model, be_alike),
     *(have_folders_of_their_own, have_no_folder),
 )
 
@@ -75,6 +87,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
         (folder / name).mkdir()
     (folder / "rows.jsonl").write_text('{"text": "one"}\n')
     (folder / "run.yaml").write_text(VALID)
+    for rank in (0, 1):
+        (model := folder / f"model{rank}").mkdir()
+        (model / "config.json").write_text('{"model_type": "gpt2"}')
+        save_file({"first": torch.ones(2, 3), "last": torch.full((4,), float(rank))}, model / "model.safetensors")
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     started = [context.Process(target=_be_a_rank, args=(rank, folder, queue)) for rank in (0, 1)]
@@ -134,6 +150,17 @@ def test_a_rank_with_other_rows_is_named(answers):
     assert said.startswith(
         "process 1 (machine 1) of 2 has read other data than 1 of them: the rows of train; give each"
     )
+
+
+def test_a_rank_with_other_weights_in_a_folder_of_the_same_name_is_named(answers):
+    said = said_by_both(answers, have_other_weights, kind="ModelError")
+    what = "process 1 (machine 1) of 2 has other files of a model than 1 of them: the weights of model.path; give each"
+    assert said.startswith(what)
+
+
+def test_a_rank_that_would_take_the_model_from_the_hub_is_named(answers):
+    said = said_by_both(answers, have_no_model, kind="ModelError")
+    assert "than 1 of them: config.json of model.path, the weights of model.path; give each" in said
 
 
 def test_ranks_that_are_alike_go_on_and_find_a_folder_that_they_share(answers):

@@ -177,7 +177,17 @@ def compute_fingerprint(name: str, revision: str | None = None) -> str | None:
         return None
     values = json.loads(Path(config).read_text(encoding="utf-8"))
     kept = {key: value for key, value in values.items() if key not in NOT_IDENTITY}
-    digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    return _hash_samples(files, json.dumps(kept, sort_keys=True).encode())
+
+
+def compute_weights_fingerprint(name: str) -> str | None:
+    """As `compute_fingerprint`, of the weights in a folder alone; None where there are none."""
+    files = find_weight_files(name)
+    return _hash_samples(files) if files else None
+
+
+def _hash_samples(files: list[Path], before: bytes = b"") -> str:
+    digest = hashlib.sha256(before)
     for key, sample in sorted(_read_samples(files)):
         digest.update(key.encode() + sample)
     return digest.hexdigest()

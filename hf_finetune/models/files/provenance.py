@@ -1,10 +1,10 @@
-"""Provenance of the model: pin its Hub revision for the whole run, and record the files that were read."""
+"""Provenance of the model: pin its Hub revision for the whole run, compare and record the files that were read."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from hf_finetune.config.sections import ModelSection, Run
-from hf_finetune.environment import init_processes
+from hf_finetune.environment import check_same, init_processes
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.files import hash_file
+from hf_finetune.models.files.adapter import compute_weights_fingerprint
 from hf_finetune.models.files.locate import find_file, find_weight_files, pin_commits, resolve_commit
 from hf_finetune.models.files.stamps import keep_stamps
 
@@ -74,6 +75,24 @@ def _pin(asked: Sequence[tuple[str | None, str | None]]) -> dict[tuple[str, str 
     [commits] = broadcast_object_list([{key: commit for key, commit in found.items() if commit is not None}])
     pin_commits(commits, hold=True)
     return commits
+
+
+def check_same_model(sources: Mapping[str, str | None]) -> None:
+    """Raise `ModelError` on all processes where one has other files of a model than most; every process calls it.
+
+    `sources` are names of folders by setting: machines may have different ones of a name. Of each weight a sample is
+    read, not the gigabytes. What comes from the Hub is pinned to a commit instead.
+    """
+    if PartialState().num_processes == 1:
+        return
+    facts: dict[str, str | None] = {}
+    for key, name in sources.items():
+        if name is not None and os.path.isdir(name):
+            small = (file for file in SMALL_FILES if Path(name, file).is_file())
+            facts |= {f"{file} of {key}": hash_file(Path(name, file)) for file in small}
+            facts[f"the weights of {key}"] = compute_weights_fingerprint(name)
+    remedy = "give each machine the same folders, and leave them alone while a run starts"
+    check_same(facts, "other files of a model", remedy, ModelError, "HF727")
 
 
 def describe_model_source(model: ModelSection) -> dict[str, Any]:

@@ -122,6 +122,31 @@ def test_and_so_it_is_where_accelerate_has_launched_it_or_the_run_file_asks_for_
     assert load_run(["run.yaml"], "continued_pretraining").train["optim"] == "adamw_torch"
 
 
+def test_deepspeed_on_a_cpu_is_refused_where_it_is_not_told_so(on_gpus, only_problem, monkeypatch):
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    what = "asks for ZeRO-3 on a CPU, over which DeepSpeed splits a model only where it is told so; set DS_ACCELERATOR"
+    [said] = refusals("zero3", ADAMW, use_cpu=True)
+    assert said.startswith(f"{FILES / 'zero3.yaml'}: distributed_type: {what}")
+    assert said.endswith("[HF687]")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert refusals("zero3", ADAMW, use_cpu=True) == []
+    # Launched by it: the section of the file does not reach the processes, and train.use_cpu makes plain DDP of it.
+    for name, value in LAUNCHES["zero3"].items():
+        monkeypatch.setenv(name, value)
+    assert load_run(["run.yaml"], "continued_pretraining").train["optim"] == "adamw_torch"
+    assert str(only_problem(ADAMW, "train.use_cpu=true")).startswith(f"accelerate launch: {what}")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    assert only_problem(ADAMW).code == "HF687"
+
+
+@pytest.mark.parametrize("name", ["ACCELERATE_USE_PARALLELISM_CONFIG", "PARALLELISM_CONFIG_TP_SIZE"])
+def test_a_mesh_of_processes_is_refused_that_accelerate_has_launched(on_gpus, only_problem, monkeypatch, name):
+    monkeypatch.setenv(name, "true")
+    said = only_problem(ADAMW)
+    assert str(said).startswith("PARALLELISM_CONFIG: arranges the processes as a mesh")
+    assert said.code == "HF721"
+
+
 def test_fsdp1_is_not_run(on_gpus, only_problem, monkeypatch):
     said = only_problem(VALID, "train={optim: adamw_torch, fsdp: true, fsdp_config: {version: 1}}")
     assert (said.key, said.code) == ("train.fsdp", "HF721")

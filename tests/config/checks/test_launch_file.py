@@ -121,6 +121,13 @@ MISTAKES = [
         "no such file: 'no.json'",
     ),
     (
+        FSDP2,
+        "same_network: true",
+        "parallelism_config: {parallelism_config_tp_size: 2}",
+        "parallelism_config",
+        "arranges the processes as a mesh, and each process of a run trains on rows of its own",
+    ),
+    (
         ON_TWO,
         "launcher: standard",
         "launcher: pdsh",

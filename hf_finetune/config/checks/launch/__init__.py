@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.config.checks.launch.engine import (
+    MESH,
     Asked,
+    asks_for_mesh,
     engine_of_file,
     engine_of_launch,
     engine_of_run,
@@ -26,6 +28,7 @@ from hf_finetune.config.checks.launch.gpus import (
     check_visible,
     gpus_of_file,
     gpus_of_launch,
+    is_deepspeed_on_cpu,
     is_on_cpu,
     launch_problem,
     named_gpus,
@@ -33,7 +36,7 @@ from hf_finetune.config.checks.launch.gpus import (
 from hf_finetune.config.checks.launch.launch_file import list_wrong_processes, read_launch_file
 from hf_finetune.config.checks.mappings import has_muon_by_default, read_mapping
 from hf_finetune.config.reading.document import RunDocument
-from hf_finetune.environment.hardware import Hardware
+from hf_finetune.environment.hardware import TRUE, Hardware
 from hf_finetune.errors import ConfigError, Problem
 
 __all__ = [
@@ -59,12 +62,17 @@ def check_launch(document: RunDocument, run: Any, hardware: Hardware) -> None:
     if problem := launch_problem(_BY_ACCELERATE, gpus_of_launch(os.environ), hardware, use_cpu=use_cpu):
         document.problems.append(problem)
         return
+    if asks_for_mesh(os.environ):
+        document.problems.append(Problem(*MESH, key="PARALLELISM_CONFIG", code="HF721"))
+        return
     if document.is_refused("train.fsdp", "train.fsdp_config", "train.deepspeed"):
         return
+    use_cpu = use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
     on_cpu = use_cpu or hardware.accelerator in _NONE_TO_SPLIT_OVER
     train = run.train
     optim = None if has_muon_by_default(run.model, train.model_fields_set) else train.optim
-    asked = Asked(optim, _find_quantized(run.model), bool(train.fsdp), bool(train.deepspeed), on_cpu)
+    told = not use_cpu and is_deepspeed_on_cpu(os.environ)
+    asked = Asked(optim, _find_quantized(run.model), bool(train.fsdp), bool(train.deepspeed), on_cpu, told)
     of_run = engine_of_run(
         train.fsdp,
         read_mapping(document, run, "fsdp_config"),
@@ -105,7 +113,8 @@ def check_launch_file(
     if run is not None:
         quantized = _find_quantized(run.model)
         optim = None if has_muon_by_default(run.model, train) else optim
-    asked = Asked(optim, quantized, bool(train.get("fsdp")), bool(train.get("deepspeed")), on_cpu)
+    told = not use_cpu and is_deepspeed_on_cpu(os.environ)
+    asked = Asked(optim, quantized, bool(train.get("fsdp")), bool(train.get("deepspeed")), on_cpu, told)
     problems = []
     for conflict in list_conflicts(engine_of_file(settings, path or Path(where)), asked):
         key = ".".join(conflict.key) if conflict.key else "distributed_type"

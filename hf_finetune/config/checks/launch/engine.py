@@ -12,6 +12,10 @@ from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.config.validation.hf_settings import MUON
 from hf_finetune.environment.hardware import TRUE
 
+MESH = (
+    "arranges the processes as a mesh, and each process of a run trains on rows of its own, the model split over all",
+    "leave it out; fsdp2 splits a model over however many processes there are",
+)
 INSTALL_DEEPSPEED = 'in the clone of hf-finetune: pip install ".[deepspeed]"'
 _REWRITE = "set fsdp_version: 2 in its fsdp_config (`accelerate to-fsdp2 --config_file FILE` rewrites what is older)"
 
@@ -43,6 +47,8 @@ class Asked:
     fsdp: bool
     deepspeed: bool
     on_cpu: bool
+    deepspeed_on_cpu: bool
+    """Whether DeepSpeed is told that it runs on a CPU, by DS_ACCELERATOR, and accelerate is not, by use_cpu."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,13 @@ def needs_gpu(engine: Engine) -> bool:
     return engine.name == "fsdp"
 
 
+def asks_for_mesh(environment: Mapping[str, str]) -> bool:
+    """Whether `accelerate launch` asks for tensor, context or sequence parallelism, as for a launch file's section."""
+    return any(name.startswith("PARALLELISM_CONFIG_") for name in environment) or (
+        environment.get("ACCELERATE_USE_PARALLELISM_CONFIG", "").lower() in TRUE
+    )
+
+
 def list_conflicts(engine: Engine | None, asked: Asked) -> Iterator[Conflict]:
     """What of a run cannot be had under `engine`, each with its remedy."""
     if engine is None:
@@ -118,6 +131,12 @@ def list_conflicts(engine: Engine | None, asked: Asked) -> Iterator[Conflict]:
         )
         what += "copy on each process"
         remedy = "take a launch file that splits nothing, such as --on cpu_2proc, or a machine with GPUs"
+        yield Conflict(what, remedy, "HF687", _key_of(engine))
+        return
+    if asked.on_cpu and engine.name == "deepspeed" and not asked.deepspeed_on_cpu:
+        # With use_cpu accelerate (1.15) makes plain DDP of it.
+        what = f"asks for {engine.shown} on a CPU, over which DeepSpeed splits a model only where it is told so"
+        remedy = "set DS_ACCELERATOR=cpu in the environment and leave train.use_cpu out, or take --on cpu_2proc"
         yield Conflict(what, remedy, "HF687", _key_of(engine))
         return
     # That of `train.deepspeed` is looked for with the other optional packages of a run file.

@@ -39,13 +39,18 @@ def gpus_of_launch(environment: Mapping[str, str]) -> int:
     One process on a GPU is told from one that was launched without a configuration by the GPU that is named.
     """
     visible = environment.get(VISIBLE, "")
-    if _is_true(environment.get("ACCELERATE_USE_DEEPSPEED")) and environment.get("DS_ACCELERATOR") == "cpu":
-        return 0  # by which DeepSpeed is told to run on the CPU
+    if _is_true(environment.get("ACCELERATE_USE_DEEPSPEED")) and is_deepspeed_on_cpu(environment):
+        return 0
     if "ACCELERATE_MIXED_PRECISION" not in environment or _hides_all(visible):
         return 0
     if "ACCELERATE_USE_CPU" in environment:
         return 0 if _is_true(environment["ACCELERATE_USE_CPU"]) or not visible.strip() else 1
     return _whole(environment.get("LOCAL_WORLD_SIZE"))
+
+
+def is_deepspeed_on_cpu(environment: Mapping[str, str]) -> bool:
+    """Whether DeepSpeed is told to run on the CPU."""
+    return environment.get("DS_ACCELERATOR") == "cpu"
 
 
 def check_visible(where: str, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from hf_finetune.config.bounds import LARGEST_COUNT
+from hf_finetune.config.checks.launch.engine import MESH
 from hf_finetune.config.reading.document import format_value
 from hf_finetune.config.validation.hf_settings import load_table
 from hf_finetune.errors import ConfigError, Problem, suggest
@@ -134,6 +135,8 @@ def _check_kind(settings: Mapping[str, Any]) -> Iterator[Problem]:
         if isinstance(settings.get(section), dict) and settings[section] and given != kind:
             remedy = f"set distributed_type: {kind}, or leave it out"
             yield Problem(f"has no effect with distributed_type: {given}", remedy, key=section, code="HF607")
+    if settings.get("parallelism_config"):
+        yield Problem(*MESH, key="parallelism_config", code="HF721")
     if given == "FSDP" and isinstance(settings.get("fsdp_config") or {}, dict):
         yield from _check_fsdp(settings.get("fsdp_config") or {})
     if given == "DEEPSPEED" and isinstance(settings.get("deepspeed_config") or {}, dict):
