@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.label_set import Labels, LabelsKind
 from hf_finetune.models.decision import Decision
+from hf_finetune.models.weights.sharding import change_whole, split_again
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -158,14 +159,17 @@ def reinitialize(model: PreTrainedModel, names: Iterable[str]) -> None:
 def fold_decision(model: PreTrainedModel | PeftModel, decision: Decision) -> Decision:
     """Fold temperature and thresholds into the last layer, in place, so that argmax of its logits is the decision.
 
-    Call it once. Returns the decision that describes the folded model. A head without a bias cannot hold thresholds:
-    a warning is logged. Raises `ModelError` where the model has no such layer.
+    Call it once, on every process of a model that is split over them. Returns the decision that describes the folded
+    model. A head without a bias cannot hold thresholds: a warning is logged. Raises `ModelError` where the model has no
+    such layer.
     """
     # head / temperature + offsets: weight (labels, hidden) and bias (labels,) are divided, the bias takes the offsets.
+    split_again(model)
     head = find_classification_head(model)
-    head.weight.div_(decision.temperature)
+    change_whole(head.weight, lambda weight: weight / decision.temperature)
     if head.bias is not None:
-        head.bias.div_(decision.temperature).add_(torch.as_tensor(decision.offsets).to(head.bias))
+        offsets = torch.as_tensor(decision.offsets)
+        change_whole(head.bias, lambda bias: bias / decision.temperature + offsets.to(bias))
     elif any(decision.offsets):
         what = "the head of a %s has no bias to hold the thresholds: hf-finetune predict uses them, pipeline() cannot"
         logger.warning(what, type(model).__name__, extra={"code": "HF543"})

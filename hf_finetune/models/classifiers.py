@@ -45,6 +45,7 @@ from hf_finetune.models.loading import (
     refuse_layers_left_out,
 )
 from hf_finetune.models.verification import keep_save_dtype
+from hf_finetune.models.weights.sharding import give_room
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ def load_classifier(
     else:
         with refuse_changed_files(model.path):
             loaded = _load_with_new_head(model, options, replaced=replaced)
+        give_room(loaded)
         check_reads_text_alone(loaded, name)
     check_savable(loaded, name)
     keep_save_dtype(loaded, model.save_dtype, None if model.scratch is not None else config.dtype)

@@ -24,7 +24,7 @@ from hf_finetune.models.classification_head import find_classification_head, fol
 from hf_finetune.models.decision import Decision, write_decision
 from hf_finetune.models.files.adapter import is_adapter
 from hf_finetune.models.verification import compute_probe_logits, find_save_dtype, verify_saved
-from hf_finetune.models.weights.sharding import get_own_part
+from hf_finetune.models.weights.sharding import get_own_part, iterate_whole, split_again
 from hf_finetune.training.allocator import return_freed_memory
 from hf_finetune.training.sharding.gather import is_split, save_whole
 from hf_finetune.training.sharding.saved import verify_tensors
@@ -137,6 +137,7 @@ def _round_weights(trainer: Trainer) -> torch.dtype:
     if not isinstance(model, PreTrainedModel):
         return torch.float32
     dtype = find_save_dtype(model)
+    split_again(model)
     weights = [get_own_part(weight) for weight in model.parameters() if weight.is_floating_point()]
     if all(weight.element_size() <= dtype.itemsize for weight in weights):
         return dtype
@@ -217,7 +218,7 @@ def save_decision(trainer: Trainer, decision: Decision | None) -> Decision | Non
 
 def _is_held_in_16_bits(model: PreTrainedModel) -> bool:
     """Whether the head has no more digits than 16 bits hold: it is in them, or was rounded to them to be saved."""
-    weight = find_classification_head(model).weight.detach()
+    [weight] = [whole.clone() for _, whole in iterate_whole([("", find_classification_head(model).weight)])]
     return any(torch.equal(weight.to(dtype).to(weight.dtype), weight) for dtype in (torch.bfloat16, torch.float16))
 
 

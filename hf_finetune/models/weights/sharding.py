@@ -21,7 +21,32 @@ Result = TypeVar("Result")
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether this process holds a part alone of a model's weights."""
-    return any(isinstance(weight, DTensor) or _is_partitioned(weight) for weight in model.parameters())
+    return any(isinstance(module, FSDPModule) for module in model.modules()) or any(
+        isinstance(weight, DTensor) or _is_partitioned(weight) for weight in model.parameters()
+    )
+
+
+def give_room(model: nn.Module) -> None:
+    """Put weights that are on the meta device into memory, as zeros: the first process has them, and FSDP2 sends them.
+
+    transformers (5.23) leaves new ones there on the others. accelerate (1.15) finds what the optimizer is to train by
+    where it is in memory, which of all of these is 0: it would train the last of them alone.
+    """
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.is_meta:
+                room = nn.Parameter(torch.zeros_like(weight, device="cpu"), requires_grad=weight.requires_grad)
+                setattr(module, name, room)
+
+
+def split_again(model: nn.Module) -> None:
+    """Let FSDP2 put away what a forward pass has gathered: before a weight is changed, or its own part looked at.
+
+    It leaves the weights outside of all blocks whole behind a forward pass; what is changed in those copies is lost.
+    """
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def count_numbers(weight: Tensor) -> int:
@@ -66,6 +91,16 @@ def put_whole(weight: Tensor, value: Tensor | None) -> None:
         if value is not None:
             weight.copy_(value)
         dist.broadcast(weight.detach(), src=0)
+
+
+@torch.no_grad()
+def change_whole(weight: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+    """Set a weight, split or not, to what `change` makes of the whole of it; every process, behind `split_again`."""
+    if not (isinstance(weight, DTensor) or _is_partitioned(weight)):
+        weight.copy_(change(weight))
+        return
+    [changed] = [change(whole) for _, whole in iterate_whole([("", weight)])]
+    put_whole(weight, changed)
 
 
 def bind_to(model: nn.Module, method: Callable[..., Result]) -> Callable[..., Result]:

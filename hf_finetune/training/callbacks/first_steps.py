@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.models.weights.sharding import get_own_part
+from hf_finetune.models.weights.sharding import get_own_part, split_again
 
 STEPS_WATCHED = 5
 NAMES_SHOWN = 3
@@ -30,6 +30,7 @@ class FirstSteps:
     def __init__(self, model: nn.Module) -> None:
         self.steps = 0
         """Steps with finite gradients and a learning rate above 0."""
+        split_again(model)
         self._initial = {
             name: get_own_part(weight).detach().clone()
             for name, weight in get_trained(model).items()

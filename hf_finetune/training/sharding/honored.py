@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from hf_finetune.config.checks.launch.engine import engine_of_launch
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.models.weights.sharding import count_own_bytes, is_sharded
+from hf_finetune.models.weights.sharding import count_own_bytes, is_sharded, split_again
 from hf_finetune.training.sharding.zero import list_flat_parts
 
 # As `distributed` of report.json names them.
@@ -81,6 +81,7 @@ def _find_asked(trainer: Trainer) -> str:
 def find_sharding(trainer: Trainer) -> Sharding:
     """What the model and the optimizer of a Trainer really are, by looking at them; once they are prepared."""
     model: Any = trainer.model
+    split_again(model)
     weights = list(model.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
     if trainer.is_deepspeed_enabled:
@@ -101,8 +102,15 @@ def find_sharding(trainer: Trainer) -> Sharding:
 
 
 def check_honored(trainer: Trainer) -> None:
-    """Raise `ConfigError` where the prepared model is not what was asked for; every rank calls it."""
+    """Raise `ConfigError` where the prepared model is not what was asked for; every rank calls it.
+
+    Raises `RuntimeError` where the optimizer would train one weight in the place of another.
+    """
     asked, found = describe_asked(trainer), describe_found(trainer)
+    groups = [] if trainer.optimizer is None else trainer.optimizer.param_groups
+    trained = [id(weight) for group in groups for weight in group["params"]]
+    if len(set(trained)) < len(trained):  # so it was of weights that are on the meta device when accelerate comes
+        raise RuntimeError(f"of {len(trained)} weights the optimizer has {len(set(trained))}")
     if asked == found:
         return
     what = f"{asked} was asked for, and what was prepared is {found}"
