@@ -86,7 +86,11 @@ def _complete(trainer: Trainer, aside: Path, saved_in: torch.dtype, whole: dict[
         else:
             verify_tensors(aside, whole, shown=aside.parent)
         return
-    from hf_finetune.models.adapters.attach import save_adapter, verify_adapter  # peft: only for an adapter
+    from hf_finetune.models.adapters.attach import (  # peft: only for an adapter
+        name_saved_weights,
+        save_adapter,
+        verify_adapter,
+    )
 
     (aside / "README.md").unlink(missing_ok=True)  # peft's template, not filled in
     tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs
@@ -94,7 +98,7 @@ def _complete(trainer: Trainer, aside: Path, saved_in: torch.dtype, whole: dict[
     if whole is None:
         verify_adapter(model, aside, shown=aside.parent)
     else:
-        verify_tensors(aside, whole, shown=aside.parent)
+        verify_tensors(aside, name_saved_weights(model, whole), shown=aside.parent)
 
 
 def replace_model(aside: Path, folder: Path) -> None:

@@ -34,13 +34,22 @@ RECIPES = ("continued_pretraining", "sft", "lora", "classification")
 ROWS = {"even": 40, "uneven": 41}
 # Rows of a process at once, and micro-batches of a step, of two processes.
 BATCHES = {"plain": (4, 1), "accumulated": (2, 2)}
-# Of SFT alone, and of LoRA what is quantized.
+# Of SFT, where no other recipe has them.
 EXTRAS: dict[str, dict[str, Any]] = {
     "packed": {"train.packing": "true"},
     "grouped": {"train.train_sampling_strategy": "group_by_length"},
     "muon": {"train.optim": "muon"},
     "quantized": {"model.load_in_4bit": "true"},
-}
+    "pissa": {"lora.init_lora_weights": "pissa", "lora.use_rslora": "true"},
+    "olora": {"lora.init_lora_weights": "olora"},
+    "dora": {"lora.use_dora": "true", "lora.modules_to_save": "[lm_head]"},
+    # A new head on a base that is there, with all that is fitted in it.
+    "decided": {
+        "model.scratch": "null", "model.tokenizer": "null", "data.max_length": 32,
+        "eval.calibrate": "true", "eval.threshold_metric": "f1_macro",
+    },
+}  # fmt: skip
+RECIPE_OF = dict.fromkeys(("quantized", "pissa", "olora", "dora"), "lora") | {"decided": "classification"}
 WORDS = ("the", "a", "red", "blue", "small", "large", "cat", "dog", "house", "tree", "runs", "sleeps", "sees", "likes")
 
 ON_CPU = {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "-1,-1", "ACCELERATE_MIXED_PRECISION": "no"}
@@ -90,7 +99,7 @@ def list_strategies() -> list[str]:
 def list_cells() -> list[str]:
     """The names of all cells of a strategy."""
     cells = [f"{recipe}-{rows}-{batch}" for recipe in RECIPES for rows in ROWS for batch in BATCHES]
-    kinds = [("lora" if extra == "quantized" else "sft", extra) for extra in EXTRAS]
+    kinds = [(RECIPE_OF.get(extra, "sft"), extra) for extra in EXTRAS]
     return [
         *cells,
         *(f"{recipe}-{rows}-{batch}-{extra}" for rows in ROWS for batch in BATCHES for recipe, extra in kinds),
@@ -140,7 +149,9 @@ def make_arguments(cell: str, folder: Path, strategy: str, **more: Any) -> list[
     else:
         settings |= {"eval.max_new_tokens": 4}
     if recipe in ("sft", "lora"):
-        settings |= {"model.path": folder / "base", "train.max_length": 64}
+        settings |= {"train.max_length": 64}
+    if recipe in ("sft", "lora") or "decided" in extra:
+        settings |= {"model.path": folder / "base"}
     if strategy in ("one", "ddp") and GPUS not in os.environ:
         settings |= {"train.use_cpu": "true"}
     settings |= {name: value for each in extra for name, value in EXTRAS[each].items()} | more
@@ -244,8 +255,9 @@ def plan_cells(strategies: Sequence[str], cells: Sequence[str], folder: Path) ->
 
 def can_run(strategy: str, cell: str) -> bool:
     """Whether a cell is not refused under a strategy."""
-    # DeepSpeed has no whole matrices for Muon, and whole numbers, which quantized weights are, cannot be split.
-    refused = {"zero2": ("muon",), "zero3": ("muon", "quantized"), "fsdp2": ("quantized",)}
+    # DeepSpeed has no whole matrices for Muon, and whole numbers, which quantized weights are, cannot be split; DoRA
+    # reads weights that ZeRO-3 has taken apart.
+    refused = {"zero2": ("muon",), "zero3": ("muon", "quantized", "dora"), "fsdp2": ("quantized",)}
     return not cell.endswith(refused.get(strategy, ("never",)))
 
 

@@ -33,6 +33,7 @@ from hf_finetune.models.adapters.targets import (
     list_unadaptable,
 )
 from hf_finetune.models.adapters.token_rows import count_token_rows, select_token_rows, settle_token_rows
+from hf_finetune.models.adapters.whole_weights import check_engine
 from hf_finetune.models.classification_head import find_head_modules, is_classifier, unwrap_adapter
 from hf_finetune.models.embeddings import get_added_ids, has_grown
 from hf_finetune.models.files.adapter import (
@@ -102,6 +103,7 @@ def attach_adapter(model: PreTrainedModel, lora: Mapping[str, Any] | None, saved
     get_lora_config(adapted).modules_to_save = saved_whole
     _check_head_is_trained(adapted)
     _check_trained(adapted)
+    check_engine(adapted)
     if _rewrites_base(config):
         initial = {key: value.clone() for key, value in _get_lora_weights(adapted).items()}
         object.__setattr__(adapted, INITIAL_WEIGHTS, initial)
@@ -134,6 +136,7 @@ def _attach_to_continue(model: PreTrainedModel, lora: Mapping[str, Any], saved: 
         raise ConfigError(Problem(what, remedy, key="lora.target_modules", code="HF589"))
     _check_head_is_trained(adapted)
     _check_trained(adapted)
+    check_engine(adapted)
     object.__setattr__(adapted, ORIGIN, describe_origin(saved))
     settle_token_rows(adapted)
     _log_adapter(adapted)
@@ -148,6 +151,18 @@ def save_adapter(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerF
     base = unwrap_adapter(model)
     if not is_classifier(base) and base.generation_config is not None:
         base.generation_config.save_pretrained(folder)  # with the end of a turn, which its base may not know
+
+
+def name_saved_weights(model: PeftModel, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the file of `save_adapter` must hold, by its names there, of the trained weights by those of `state_dict`.
+
+    What peft saves under no name keeps that of `state_dict`.
+    """
+    saved: dict[str, Tensor] = get_peft_model_state_dict(model, dict(whole), save_embedding_layers=False)
+    named = {id(tensor) for tensor in saved.values()}
+    left = {name: tensor for name, tensor in whole.items() if id(tensor) not in named}
+    joined = _join_initial(model, saved) if _rewrites_base(get_lora_config(model)) else {}
+    return left | saved | joined
 
 
 def record_base(model: PeftModel, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
@@ -348,17 +363,23 @@ def _get_lora_weights(model: PeftModel) -> dict[str, Tensor]:
     return {key: value for key, value in weights.items() if "lora_A" in key or "lora_B" in key}
 
 
-def _write_as_plain_lora(model: PeftModel, folder: Path) -> None:
-    """Convert the PiSSA or OLoRA adapter in `folder` to one of twice the rank on the original base."""
+def _join_initial(model: PeftModel, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a PiSSA or OLoRA adapter beside its initial ones, by the names under which peft saves them."""
     # With initial weights A0, B0 the model computes W - s B0 A0 + s B A = W + s [B | -B0] [A ; A0], where A is
     # (rank, in) and B (out, rank): a lora_A grows to (2 rank, in), a lora_B to (out, 2 rank).
+    initial: dict[str, Tensor] = getattr(model, INITIAL_WEIGHTS)
+    joined = {}
+    for key, first in initial.items():
+        sign, dim = (1, 0) if "lora_A" in key else (-1, 1)
+        joined[key] = torch.cat([trained[key], sign * first.to(trained[key])], dim=dim).contiguous()
+    return joined
+
+
+def _write_as_plain_lora(model: PeftModel, folder: Path) -> None:
+    """Convert the PiSSA or OLoRA adapter in `folder` to one of twice the rank on the original base."""
     # peft 0.21's own conversion (path_initial_model_for_weight_conversion) drops modules_to_save and DoRA's magnitudes.
     weights = load_file(folder / ADAPTER_WEIGHTS)
-    initial: dict[str, Tensor] = getattr(model, INITIAL_WEIGHTS)
-    for key, first in initial.items():
-        trained = weights[key]
-        sign, dim = (1, 0) if "lora_A" in key else (-1, 1)
-        weights[key] = torch.cat([trained, sign * first.to(trained)], dim=dim).contiguous()
+    weights |= _join_initial(model, weights)
     save_file(weights, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     config = get_lora_config(model)
     growth = 2**0.5 if config.use_rslora else 2  # keeps the scale s: alpha / sqrt(r), or alpha / r

@@ -61,6 +61,10 @@ CONFLICTS = [
     ("zero3", "4bit", "model.load_in_4bit: quantized weights are whole numbers, which ZeRO-3"),
     ("fsdp2", "4bit", "model.load_in_4bit: quantized weights are whole numbers, which FSDP2"),
     ("fsdp2", "fsdp", "train.fsdp: the launch splits the model already, by FSDP2"),
+    ("zero3", "dora", "lora.use_dora: an adapter that is DoRA, or of an embedding or single rows of one, reads whole"),
+    ("zero3", "rows", "lora.trainable_token_indices: an adapter that is DoRA, or of an embedding or single rows"),
+    ("zero2", "dora", None),
+    ("fsdp2", "dora", None),
     ("zero2", "fsdp", "train.fsdp: the launch splits the model already, by ZeRO-2"),
     ("zero2", "new", "train.optim: muon, by which a new model is trained unless another is named, needs whole matr"),
     ("zero2", "4bit", None),
@@ -68,11 +72,14 @@ CONFLICTS = [
     ("fsdp2", "plain", None),
 ]
 ADAMW = VALID.replace("max_steps: 5", "max_steps: 5\n  optim: adamw_torch")
+UNQUANTIZED = LORA.replace(", load_in_4bit: true", "")
 RUNS = {
     "muon": VALID.replace("max_steps: 5", "max_steps: 5\n  optim: muon"),
     "4bit": LORA,
     "fsdp": ADAMW.replace("max_steps: 5", "max_steps: 5\n  fsdp: true"),
     "plain": ADAMW,
+    "dora": UNQUANTIZED.replace("r: 4", "r: 4, use_dora: true"),
+    "rows": UNQUANTIZED.replace("r: 4", "r: 4, trainable_token_indices: [3]"),
     "new": VALID,
 }
 

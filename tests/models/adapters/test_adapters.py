@@ -13,7 +13,7 @@ from tuned_adapters import TIED, TOKENIZER, adapter_on, logits_of, save, saved_b
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ConfigError, ModelError, NonFiniteError
-from hf_finetune.models.adapters.attach import attach_adapter, verify_adapter
+from hf_finetune.models.adapters.attach import attach_adapter, name_saved_weights, verify_adapter
 from hf_finetune.models.adapters.loading import load_adapter
 from hf_finetune.models.files.adapter import (
     BASE_RECORD,
@@ -24,6 +24,7 @@ from hf_finetune.models.files.adapter import (
 )
 from hf_finetune.models.loading import load_causal_lm
 from hf_finetune.privacy import make_portable
+from hf_finetune.training.sharding.saved import verify_tensors
 
 # All that a run file may ask for and that changes what is saved.
 SETTINGS = {
@@ -61,6 +62,9 @@ def test_an_adapter_over_a_fresh_base_is_the_model_that_was_trained(base, tmp_pa
     trained = train(adapter_on(base, lora))
     folder = save(trained, tmp_path / "adapter")
     verify_adapter(trained, folder)
+    # Of a model that is split over processes the file is compared instead, under the names that it has there.
+    whole = {name: each for name, each in trained.state_dict(keep_vars=True).items() if each.requires_grad}
+    verify_tensors(folder, name_saved_weights(trained, whole), shown=folder)
     # peft alone, which knows nothing of us, gives the same model.
     alone = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(folder))
     assert agree(trained, alone)
@@ -169,6 +173,26 @@ def test_settings_that_train_nothing_or_something_else_are_refused(base, lora, s
     with pytest.raises(ConfigError) as refused:
         adapter_on(base, lora)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("lora", "key", "module"),
+    [
+        ({"use_dora": True}, "use_dora", "base_model.model.model.layers.1.mlp.down_proj"),
+        ({"target_modules": ["embed_tokens"]}, "target_modules", "base_model.model.model.embed_tokens"),
+        ({"trainable_token_indices": [5]}, "trainable_token_indices", "embed_tokens.token_adapter"),
+        ({}, None, ""),
+    ],
+)
+def test_what_reads_whole_weights_is_refused_under_zero3_before_a_step(base, monkeypatch, lora, key, module):
+    for name, value in (("USE_DEEPSPEED", "true"), ("DEEPSPEED_ZERO_STAGE", "3")):
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    if key is None:
+        assert adapter_on(base, lora)
+        return
+    with pytest.raises(ConfigError, match=f"which ZeRO-3 takes apart: .*{module} is one; leave it out") as refused:
+        adapter_on(base, lora)
+    assert [(each.key, each.code) for each in refused.value.problems] == [(f"lora.{key}", "HF688")]
 
 
 def test_an_adapter_without_anything_to_train_is_refused(base):

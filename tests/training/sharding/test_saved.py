@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from hf_finetune.errors import ModelError
 from hf_finetune.training.sharding.saved import verify_tensors
 
-WHOLE = {"layer.lora_A.default.weight": torch.arange(6.0).reshape(2, 3), "head.weight": torch.ones(4)}
+WHOLE = {"layer.lora_A.weight": torch.arange(6.0).reshape(2, 3), "head.weight": torch.ones(4)}
 
 
 def save(folder, **changed):
-    tensors = {"layer.lora_A.weight": WHOLE["layer.lora_A.default.weight"], "head.weight": WHOLE["head.weight"]}
+    tensors = {"layer.lora_A.weight": WHOLE["layer.lora_A.weight"], "head.weight": WHOLE["head.weight"]}
     save_file({name: each for name, each in (tensors | changed).items() if each is not None}, folder / "m.safetensors")
 
 

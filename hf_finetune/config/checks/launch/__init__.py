@@ -71,8 +71,13 @@ def check_launch(document: RunDocument, run: Any, hardware: Hardware) -> None:
     on_cpu = use_cpu or hardware.accelerator in _NONE_TO_SPLIT_OVER
     train = run.train
     optim = None if has_muon_by_default(run.model, train.model_fields_set) else train.optim
+    lora = {} if run.lora is None else run.lora.model_dump(exclude_unset=True)
     told = not use_cpu and is_deepspeed_on_cpu(os.environ)
-    asked = Asked(optim, _find_quantized(run.model), bool(train.fsdp), bool(train.deepspeed), on_cpu, told)
+    asked = Asked(
+        *(optim, _find_quantized(run.model), bool(train.fsdp), bool(train.deepspeed), on_cpu),
+        lora=_list_given(lora),
+        deepspeed_on_cpu=told,
+    )
     of_run = engine_of_run(
         train.fsdp,
         read_mapping(document, run, "fsdp_config"),
@@ -114,7 +119,12 @@ def check_launch_file(
         quantized = _find_quantized(run.model)
         optim = None if has_muon_by_default(run.model, train) else optim
     told = not use_cpu and is_deepspeed_on_cpu(os.environ)
-    asked = Asked(optim, quantized, bool(train.get("fsdp")), bool(train.get("deepspeed")), on_cpu, told)
+    lora = {} if run is None or run.lora is None else run.lora
+    asked = Asked(
+        *(optim, quantized, bool(train.get("fsdp")), bool(train.get("deepspeed")), on_cpu),
+        lora=_list_given(lora),
+        deepspeed_on_cpu=told,
+    )
     problems = []
     for conflict in list_conflicts(engine_of_file(settings, path or Path(where)), asked):
         key = ".".join(conflict.key) if conflict.key else "distributed_type"
@@ -122,6 +132,10 @@ def check_launch_file(
         problems.append(Problem(conflict.what, conflict.remedy, path=place, key=key, code=conflict.code))
     if problems:
         raise ConfigError(problems)
+
+
+def _list_given(lora: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name, value in lora.items() if value)
 
 
 def _find_quantized(model: Any) -> str | None:

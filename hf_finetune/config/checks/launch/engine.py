@@ -16,6 +16,9 @@ MESH = (
     "arranges the processes as a mesh, and each process of a run trains on rows of its own, the model split over all",
     "leave it out; fsdp2 splits a model over however many processes there are",
 )
+_WHOLE_IN_LORA = ("use_dora", "trainable_token_indices")
+READS_WHOLE = "an adapter that is DoRA, or of an embedding or single rows of one, reads whole weights"
+NOT_UNDER_ZERO3 = "leave it out, or launch with --on fsdp2 or zero2"
 INSTALL_DEEPSPEED = 'in the clone of hf-finetune: pip install ".[deepspeed]"'
 _REWRITE = "set fsdp_version: 2 in its fsdp_config (`accelerate to-fsdp2 --config_file FILE` rewrites what is older)"
 
@@ -47,6 +50,8 @@ class Asked:
     fsdp: bool
     deepspeed: bool
     on_cpu: bool
+    lora: tuple[str, ...]
+    """The settings of an adapter that are given, and not false."""
     deepspeed_on_cpu: bool
     """Whether DeepSpeed is told that it runs on a CPU, by DS_ACCELERATOR, and accelerate is not, by use_cpu."""
 
@@ -164,6 +169,9 @@ def _list_of_settings(engine: Engine, asked: Asked) -> Iterator[Conflict]:
         what = f"quantized weights are whole numbers, which {by} cannot split"
         remedy = "leave it out, or launch with --on multi_gpu or zero2: each device then holds the whole base"
         yield Conflict(what, remedy, "HF688", ("model", asked.quantized))
+    if engine.shown == "ZeRO-3":
+        for name in (name for name in _WHOLE_IN_LORA if name in asked.lora):
+            yield Conflict(f"{READS_WHOLE}, which {by} takes apart", NOT_UNDER_ZERO3, "HF688", ("lora", name))
 
 
 def _key_of(engine: Engine) -> tuple[str, str] | None:
