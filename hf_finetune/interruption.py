@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -37,7 +38,7 @@ RECIPES = ("continued_pretraining.py", "classification.py", "sft.py", "lora.py",
 
 _COMMANDS, _MODULE = ("hf-finetune", "hf-finetune.exe"), "hf_finetune.cli"
 _LAUNCHED = "ACCELERATE_MIXED_PRECISION"  # accelerate sets it for whatever it launches
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _DEFAULTS: dict[int, tuple[Any, ...]] = {
     signal.SIGINT: (signal.default_int_handler,),
     signal.SIGTERM: (signal.SIG_DFL,),
@@ -101,13 +102,48 @@ def catch_signals_of_a_script() -> None:
     Ranks other than the first have nothing to say and nothing to clean up: the signal itself ends them, at once.
     """
     # accelerate 1.15: `simple_launcher` is `Popen(...).wait()`; terminated, it leaves its child to itself.
-    if sys.platform == "linux" and _LAUNCHED in os.environ:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _LAUNCHED in os.environ:
+        end_with_parent()
     if is_first_rank():
         _install()
         return
     for number in _DEFAULTS:
         signal.signal(number, signal.SIG_DFL)
+
+
+def end_with_parent() -> None:
+    """Let the system send this process SIGTERM when the one that started it has ended, however that was ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def adopt_orphans() -> None:
+    """From here on what the children of this process leave behind when they end is a child of this process."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+@contextmanager
+def pass_signals_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Within the block Ctrl-C and SIGTERM go to `process`, which says what becomes of them; yields those that came.
+
+    In the main thread. What a shell or nohup lets this process ignore stays ignored.
+    """
+    came: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        process.send_signal(number)  # which does nothing where it has ended
+
+    before = {number: signal.getsignal(number) for number in _DEFAULTS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, pass_on)
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def unwind_when_stopped(describe: Callable[[], str] | None = None) -> None:
