@@ -9,6 +9,7 @@ While a run trains, a signal is only noted: all ranks stop at the same step, sav
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
@@ -30,6 +31,9 @@ LAUNCHER = "HF_FINETUNE_LAUNCHER"
 NOTHING_KEPT = "nothing was finished; the same command begins again"
 SECONDS_TO_ARRIVE = 10.0
 """So long what was raised for a signal may take to arrive, possibly as another exception."""
+
+SECONDS_TO_CLEAN_UP = 10
+"""So long may threads and callbacks of `atexit` take in one of several processes that has failed."""
 
 SECONDS_OF_ONE_CTRL_C = 0.5
 """What comes twice within them was typed once: a launcher passes on what its processes have got from the terminal."""
@@ -66,6 +70,8 @@ class _State:
 
 
 _state = _State()
+_failed: list[int] = []
+"""The id of this process and its exit code, once it has failed as one of several."""
 
 
 @contextmanager
@@ -77,6 +83,9 @@ def catch_signals() -> Iterator[None]:
     before = _install()
     try:
         yield
+    except BaseException as raised:
+        _end_soon(raised)
+        raise
     finally:
         # Once the line is said ours stay: Python's would show a traceback for a Ctrl-C while its threads are joined.
         if not _state.ending and is_script_of_a_run():
@@ -85,6 +94,34 @@ def catch_signals() -> Iterator[None]:
             for number, handler in before.items():
                 signal.signal(number, handler)
             _reset()
+
+
+def _end_soon(raised: BaseException) -> None:
+    """Let nothing keep one of several processes that has failed, once Python ends it.
+
+    Where a step is left in the middle, the destructor of gloo's group waits for what is in flight to another process,
+    up to `train.ddp_timeout` (ProcessGroupGloo.cpp, torch 2.13): half an hour behind the last line, in which this
+    process holds its launcher, and the others, who see no end of its connections.
+    """
+    if int(os.environ.get("WORLD_SIZE") or 1) < 2 or "RANK" not in os.environ or not is_script_of_a_run():
+        return
+    code = raised.code if isinstance(raised, SystemExit) else 1
+    if code in (0, None, *(128 + number for number in _DEFAULTS)):
+        return
+    _failed[:] = [os.getpid(), code if isinstance(code, int) else 1]
+    # Of the system, and not of Python, which takes no signal while it waits in a destructor or for a thread.
+    if sys.platform != "win32":
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SECONDS_TO_CLEAN_UP)
+
+
+@atexit.register  # among the first to be imported, it is called behind what others have registered
+def _leave_destructors_out() -> None:
+    if _failed and _failed[0] == os.getpid():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, full or None
+                stream.flush()
+        os._exit(_failed[1])
 
 
 def is_script_of_a_run() -> bool:

@@ -74,7 +74,8 @@ def launch(
     recipe = read_recipe_name(argv[0], argv[1:])
     run = load_run(argv, recipe, say_notes=False)  # the recipe says them
     check_not_moved(argv, run)
-    if started.processes > 1:  # the first of them will hold it
+    # The first of them will hold it; torchrun starts a process of its own for one alone, too.
+    if started.processes > 1 or started.settings.get("distributed_type", "NO") != "NO":
         _check_not_in_use(run, started.machine)
     else:
         hold_run_folder(run.output_dir)

@@ -69,8 +69,8 @@ def start_again(
             return code
         restart += 1
         before, left = left.count, _meet(machines, left, restart, code)
-        fewer = f" on {say_count(left.count, 'machine')} of {before}" if left.count < before else ""
-        what = "restart %d of %d: a process or a machine was lost (exit code %d); it goes on%s %s"
+        fewer = f"with {say_count(left.count, 'machine')} of {before}, " if left.count < before else ""
+        what = "restart %d of %d: a process or a machine was lost (exit code %d); it goes on %s%s"
         logger.warning(what, restart, most, code, fewer, _say_from(run.output_dir), extra={"code": "HF727"})
 
 

@@ -150,6 +150,7 @@ def make_command(by: str, arguments: Sequence[str], port: str, machine: int | No
     named = [f"--{word}" if place % 2 == 0 else word for place, word in enumerate(options)]
     if by in ("train", "restarts"):
         ours = [word.replace("_", "-") for word in named] if machine is not None else []
+        ours += ["--num-processes", "2"] if machine is not None else []
         ours += ["--max-restarts", "2"] if by == "restarts" else []
         program = ["hf-finetune"] if machine is None else ["python", "meets_soon.py"]
         return [*program, "train", *arguments, "--on", "cpu_2proc", *ours]
