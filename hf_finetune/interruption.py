@@ -103,7 +103,8 @@ def _end_soon(raised: BaseException) -> None:
     up to `train.ddp_timeout` (ProcessGroupGloo.cpp, torch 2.13): half an hour behind the last line, in which this
     process holds its launcher, and the others, who see no end of its connections.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) < 2 or "RANK" not in os.environ or not is_script_of_a_run():
+    # Not by `is_script_of_a_run`: by now torch has imported what a worker of multiprocessing is known by.
+    if int(os.environ.get("WORLD_SIZE") or 1) < 2 or not {"RANK", _LAUNCHED} <= os.environ.keys():
         return
     code = raised.code if isinstance(raised, SystemExit) else 1
     if code in (0, None, *(128 + number for number in _DEFAULTS)):

@@ -44,9 +44,7 @@ def is_started_again() -> bool:
     return count_restarts(os.environ) is not None
 
 
-def start_again(
-    argv: Sequence[str], where: str, given: Mapping[str, Any], most: int, typed: Sequence[str]
-) -> int:
+def start_again(argv: Sequence[str], where: str, given: Mapping[str, Any], most: int, typed: Sequence[str]) -> int:
     """Run the command that was typed, again at most `most` times where a process or a machine was lost; its exit code.
 
     `argv`, `where` and `given` are those of `launch`, `typed` the whole command. Raises `ConfigError` where it cannot

@@ -1,10 +1,11 @@
 """Runs of two processes of which one is lost: killed at a random moment, or behind a link that is cut.
 
-    python tests/distributed/lost_runs.py [--kills 20] [--cuts 10] [--strategies ddp,fsdp2,zero2,zero3] [--by train]
+    python tests/distributed/lost_runs.py [--kills 20] [--cuts 10] [--restarts] [--strategies ddp,fsdp2,zero2,zero3] [--by train]
 
 Each trial starts a run, hurts it once it has a checkpoint, and types the same command again: both processes and the
 launcher must be gone within `SECONDS_TO_END`, with one line that says why, and the run that goes on must start from a
-verified checkpoint and end with the weights of an uninterrupted run. Prints a line for each; exit code 1 where one
+verified checkpoint and end with the weights of an uninterrupted run. With --restarts nothing is typed again, and no
+cable is plugged in: the run goes on by itself, alone where the second machine is gone. Prints a line for each; exit code 1 where one
 fails.
 """
 
@@ -30,7 +31,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import psutil  # noqa: E402
 from accelerate.utils.other import get_free_port  # noqa: E402
-from distributed.matrix import compare_weights, list_strategies, make_arguments, write_rows  # noqa: E402
+from distributed.matrix import TOLERANCE, compare_weights, list_strategies, make_arguments, write_rows  # noqa: E402
 from distributed.two_machines import ADDRESSES, Machines, connect_two_machines  # noqa: E402
 from models.scratch_models import save_chat_base  # noqa: E402
 from preloaded import serve_commands  # noqa: E402
@@ -209,6 +210,20 @@ class Restarted:
     trace: float
     """The largest difference of a step's loss, relative."""
 
+    def find_faults(self) -> list[str]:
+        alone = len(self.codes) > 1
+        faults = [] if self.codes == ([0, 8] if alone else [0]) else [f"exit codes {self.codes}"]
+        most = TOLERANCE if alone else 0.0  # on another number of processes sums are rounded in another order
+        faults += [f"weights differ by {self.difference:.1e}"] if self.difference > most else []
+        faults += [f"losses differ by {self.trace:.1e}"] if self.trace > most else []
+        again = re.findall(r"^restart \d of 2: .*\[HF727\]$", self.said[0], re.MULTILINE)
+        faults += [] if len(again) == 1 else [f"{len(again)} lines say that it is started again"]
+        kept = re.findall(
+            r"^1 process is left: .* is 2 instead of 1, for the 8 rows of a step \[HF912\]$", self.said[0], re.M
+        )
+        faults += ["the rows of a step"] if alone and len(kept) != 1 else []
+        return faults + (["machine 1 says nothing"] if alone and "[HF728]" not in self.said[1] else [])
+
 
 def read_losses(run: Path) -> list[float]:
     state = json.loads((run / f"checkpoint-{STEPS}/trainer_state.json").read_text())
@@ -355,6 +370,7 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=10)
     parser.add_argument("--strategies", default=",".join(name for name in list_strategies() if name != "one"))
     parser.add_argument("--by", choices=["train", "accelerate"], default="train", help="what launches the processes")
+    parser.add_argument("--restarts", action="store_true", help="the command goes on by itself (--max-restarts)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     strategies, failed, longest = options.strategies.split(","), 0, 0.0
@@ -366,6 +382,14 @@ def main() -> int:
         for number in range(options.kills + options.cuts):
             strategy, side = strategies[number % len(strategies)], number // len(strategies) % 2
             kills = number < options.kills
+            if options.restarts:
+                again = trials.kill_and_wait(strategy, side) if kills else trials.cut_for_good(strategy)
+                faults = again.find_faults()
+                failed, longest = failed + bool(faults), max(longest, again.seconds)
+                what = f"kill of rank {side}" if kills else "cut of machine 1"
+                print(f"{number + 1:3} {strategy:6} {what}: at its end after {again.seconds:4.1f} s")
+                print(*[f"      FAULT: {each}" for each in faults], sep="\n", end="", flush=True)
+                continue
             trial = trials.kill(strategy, side) if kills else trials.cut(strategy, side)
             faults = trial.find_faults()
             failed, longest = failed + bool(faults), max(longest, trial.seconds)

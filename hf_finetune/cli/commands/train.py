@@ -34,7 +34,8 @@ def train(
         int | None, typer.Option("--main-process-port", help="The port there at which the processes meet.")
     ] = None,
     max_restarts: Annotated[
-        int, typer.Option("--max-restarts", min=0, help="Go on by itself, so often, where a process or machine is lost.")
+        int,
+        typer.Option("--max-restarts", min=0, help="Go on by itself, so often, where a process or machine is lost."),
     ] = 0,
 ) -> None:
     """Check a run file, then launch its recipe under Accelerate. The launch line is printed first.
