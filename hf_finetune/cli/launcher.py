@@ -74,14 +74,7 @@ def launch(
     recipe = read_recipe_name(argv[0], argv[1:])
     run = load_run(argv, recipe, say_notes=False)  # the recipe says them
     check_not_moved(argv, run)
-    # The first of them will hold it; torchrun starts a process of its own for one alone, too.
-    if started.processes > 1 or started.settings.get("distributed_type", "NO") != "NO":
-        _check_not_in_use(run, started.machine)
-    else:
-        hold_run_folder(run.output_dir)
-    if run.model.adapter is None:  # which decides on settings; the recipe asks it again, after seconds of imports
-        asked = keep_rows_of_a_step(apply_defaults(run), started.processes, os.environ, says=True)
-        check_typed_again(asked, started.processes, allow_changed=allow_changed)
+    _look_at_folder(run, started, allow_changed=allow_changed)
     if recipe != "score":
         kept = partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)
         describe_when_stopped(partial(kept, began=time.time()))
@@ -141,10 +134,16 @@ def _start_here(config: Path, where: str, typed: Sequence[str], given: Mapping[s
     return _Started(settings, options, machines.rank, machines.processes, machines.local, said)
 
 
-def _check_not_in_use(run: Run, machine: int) -> None:
-    # Of several machines the first one's first process has the folder, and may have it already.
-    if machine == 0:
+def _look_at_folder(run: Run, started: _Started, *, allow_changed: bool) -> None:
+    """Hold the run folder where this process trains itself, and raise where it is in use, or its run another."""
+    # torchrun starts a process of its own for one alone, too, and the first of them will hold it.
+    if started.processes == 1 and started.settings.get("distributed_type", "NO") == "NO":
+        hold_run_folder(run.output_dir)
+    elif started.machine == 0:  # whose first process may have it already, on the others
         check_not_in_use(run.output_dir)
+    if run.model.adapter is None:  # which decides on settings; the recipe asks it again, after seconds of imports
+        asked = keep_rows_of_a_step(apply_defaults(run), started.processes, os.environ, says=True)
+        check_typed_again(asked, started.processes, allow_changed=allow_changed)
 
 
 def _check_rows(run: Run) -> None:

@@ -1,12 +1,13 @@
 """Runs of two processes of which one is lost: killed at a random moment, or behind a link that is cut.
 
-    python tests/distributed/lost_runs.py [--kills 20] [--cuts 10] [--restarts] [--strategies ddp,fsdp2,zero2,zero3] [--by train]
+    python tests/distributed/lost_runs.py [--kills 20] [--cuts 10] [--strategies ddp,fsdp2,zero2,zero3] [--by train]
+        [--restarts]
 
 Each trial starts a run, hurts it once it has a checkpoint, and types the same command again: both processes and the
 launcher must be gone within `SECONDS_TO_END`, with one line that says why, and the run that goes on must start from a
 verified checkpoint and end with the weights of an uninterrupted run. With --restarts nothing is typed again, and no
-cable is plugged in: the run goes on by itself, alone where the second machine is gone. Prints a line for each; exit code 1 where one
-fails.
+cable is plugged in: the run goes on by itself, alone where the second machine is gone. Prints a line for each; exit
+code 1 where one fails.
 """
 
 from __future__ import annotations
