@@ -32,7 +32,7 @@ NOTHING_KEPT = "nothing was finished; the same command begins again"
 SECONDS_TO_ARRIVE = 10.0
 """So long what was raised for a signal may take to arrive, possibly as another exception."""
 
-SECONDS_TO_CLEAN_UP = 10
+SECONDS_TO_CLEAN_UP = 15
 """So long may threads and callbacks of `atexit` take in one of several processes that has failed."""
 
 SECONDS_OF_ONE_CTRL_C = 0.5
@@ -111,7 +111,7 @@ def _end_soon(raised: BaseException) -> None:
         return
     _failed[:] = [os.getpid(), code if isinstance(code, int) else 1]
     # Of the system, and not of Python, which takes no signal while it waits in a destructor or for a thread.
-    if sys.platform != "win32":
+    if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(SECONDS_TO_CLEAN_UP)
 

@@ -87,7 +87,7 @@ MACHINE: dict[str, Code] = {
         "Processes that train together wait for each other in every step, so that none of them goes on alone. One has "
         "ended, or has not answered within `train.ddp_timeout`, or its machine has not for half a minute.",
         "look at what the process that ended first has said, or at the machine and its network; then type the same "
-        "command again on all machines",
+        "command again on all machines, which --max-restarts does by itself",
     ),
     "HF714": Code(
         "a process was ended by a signal",
