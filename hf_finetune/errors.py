@@ -44,6 +44,7 @@ EXIT_NON_FINITE = 4
 EXIT_CANNOT_WRITE = 5
 EXIT_NOT_PUSHED = 6
 EXIT_OUT_OF_MEMORY = 7
+EXIT_LEFT_ALONE = 8
 
 MAX_PROBLEMS_SHOWN = 100
 MAX_ALIKE, MAX_RANGES = 3, 10
@@ -237,6 +238,7 @@ class MachineError(FinetuneError):
 class LeftAlone(MachineError):
     """Another process of the run has ended, its machine is gone, or it stands still: this one cannot go on."""
 
+    exit_code = EXIT_LEFT_ALONE
     here = False
     """Whether it was a process of this machine, whose launcher ends this one now."""
 

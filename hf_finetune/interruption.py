@@ -9,9 +9,11 @@ While a run trains, a signal is only noted: all ranks stop at the same step, sav
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -30,6 +32,9 @@ NOTHING_KEPT = "nothing was finished; the same command begins again"
 SECONDS_TO_ARRIVE = 10.0
 """So long what was raised for a signal may take to arrive, possibly as another exception."""
 
+SECONDS_TO_CLEAN_UP = 15
+"""So long may threads and callbacks of `atexit` take in one of several processes that has failed."""
+
 SECONDS_OF_ONE_CTRL_C = 0.5
 """What comes twice within them was typed once: a launcher passes on what its processes have got from the terminal."""
 
@@ -37,7 +42,7 @@ RECIPES = ("continued_pretraining.py", "classification.py", "sft.py", "lora.py",
 
 _COMMANDS, _MODULE = ("hf-finetune", "hf-finetune.exe"), "hf_finetune.cli"
 _LAUNCHED = "ACCELERATE_MIXED_PRECISION"  # accelerate sets it for whatever it launches
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _DEFAULTS: dict[int, tuple[Any, ...]] = {
     signal.SIGINT: (signal.default_int_handler,),
     signal.SIGTERM: (signal.SIG_DFL,),
@@ -65,6 +70,8 @@ class _State:
 
 
 _state = _State()
+_failed: list[int] = []
+"""The id of this process and its exit code, once it has failed as one of several."""
 
 
 @contextmanager
@@ -76,6 +83,9 @@ def catch_signals() -> Iterator[None]:
     before = _install()
     try:
         yield
+    except BaseException as raised:
+        _end_soon(raised)
+        raise
     finally:
         # Once the line is said ours stay: Python's would show a traceback for a Ctrl-C while its threads are joined.
         if not _state.ending and is_script_of_a_run():
@@ -84,6 +94,35 @@ def catch_signals() -> Iterator[None]:
             for number, handler in before.items():
                 signal.signal(number, handler)
             _reset()
+
+
+def _end_soon(raised: BaseException) -> None:
+    """Let nothing keep one of several processes that has failed, once Python ends it.
+
+    Where a step is left in the middle, the destructor of gloo's group waits for what is in flight to another process,
+    up to `train.ddp_timeout` (ProcessGroupGloo.cpp, torch 2.13): half an hour behind the last line, in which this
+    process holds its launcher, and the others, who see no end of its connections.
+    """
+    # Not by `is_script_of_a_run`: by now torch has imported what a worker of multiprocessing is known by.
+    if int(os.environ.get("WORLD_SIZE") or 1) < 2 or not {"RANK", _LAUNCHED} <= os.environ.keys():
+        return
+    code = raised.code if isinstance(raised, SystemExit) else 1
+    if code in (0, None, *(128 + number for number in _DEFAULTS)):
+        return
+    _failed[:] = [os.getpid(), code if isinstance(code, int) else 1]
+    # Of the system, and not of Python, which takes no signal while it waits in a destructor or for a thread.
+    if sys.platform != "win32" and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(SECONDS_TO_CLEAN_UP)
+
+
+@atexit.register  # among the first to be imported, it is called behind what others have registered
+def _leave_destructors_out() -> None:
+    if _failed and _failed[0] == os.getpid():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):  # closed, full or None
+                stream.flush()
+        os._exit(_failed[1])
 
 
 def is_script_of_a_run() -> bool:
@@ -101,13 +140,48 @@ def catch_signals_of_a_script() -> None:
     Ranks other than the first have nothing to say and nothing to clean up: the signal itself ends them, at once.
     """
     # accelerate 1.15: `simple_launcher` is `Popen(...).wait()`; terminated, it leaves its child to itself.
-    if sys.platform == "linux" and _LAUNCHED in os.environ:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if _LAUNCHED in os.environ:
+        end_with_parent()
     if is_first_rank():
         _install()
         return
     for number in _DEFAULTS:
         signal.signal(number, signal.SIG_DFL)
+
+
+def end_with_parent() -> None:
+    """Let the system send this process SIGTERM when the one that started it has ended, however that was ended."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def adopt_orphans() -> None:
+    """From here on what the children of this process leave behind when they end is a child of this process."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+@contextmanager
+def pass_signals_on(process: subprocess.Popen[bytes]) -> Iterator[list[int]]:
+    """Within the block Ctrl-C and SIGTERM go to `process`, which says what becomes of them; yields those that came.
+
+    In the main thread. What a shell or nohup lets this process ignore stays ignored.
+    """
+    came: list[int] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        process.send_signal(number)  # which does nothing where it has ended
+
+    before = {number: signal.getsignal(number) for number in _DEFAULTS}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    try:
+        for number in before:
+            signal.signal(number, pass_on)
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def unwind_when_stopped(describe: Callable[[], str] | None = None) -> None:

@@ -3,7 +3,7 @@
 check_not_moved     by a run file that lies in a run folder
 check_typed_again   what the folder says without reading a checkpoint: before torch is imported, too
 check_processes     as soon as their number is known
-keep_rows_of_a_step where torchrun starts it again with other processes
+keep_rows_of_a_step where it is started again on the machines that are left
 choose_checkpoint   the one that all processes go on from
 record_changes      for the manifest
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.config import Change, Run, find_changes, read_settings
-from hf_finetune.environment import describe_machine
+from hf_finetune.environment import count_restarts, describe_machine
 from hf_finetune.errors import ConfigError, FinetuneError, Problem, RunFinished
 from hf_finetune.folders import AUTO, RUN_FILE, describe_finished, is_run_folder, list_numbered, read_manifest
 from hf_finetune.metric_info import say_count
@@ -35,8 +35,6 @@ from hf_finetune.shell import shell_path
 logger = logging.getLogger(__name__)
 
 ALLOW_CHANGED = "--allow-changed"
-RESTARTED = "TORCHELASTIC_RESTART_COUNT"
-"""How often torchrun has started the processes again (`--max-restarts`)."""
 OF_A_STEP = ("train.per_device_train_batch_size", "train.gradient_accumulation_steps")
 PER_DEVICE = 8
 """The default of transformers for the rows of one process."""
@@ -108,25 +106,25 @@ def check_processes(run: Run, processes: int, *, allow_changed: bool) -> None:
     )
 
 
-def keep_rows_of_a_step(run: Run, processes: int, environment: Mapping[str, str]) -> Run:
-    """`run` with as many accumulated batches as its steps need for their rows where torchrun has started it again.
+def keep_rows_of_a_step(run: Run, processes: int, environment: Mapping[str, str], *, says: bool = False) -> Run:
+    """`run` with as many accumulated batches as its steps need for their rows where it is started again by itself.
 
-    On the machines that are left. As it was typed where there are as many processes as before, or where the rows of a
-    step cannot be shared out among so many: `check_processes` refuses that.
+    On the machines that are left (`--max-restarts`). As it was typed where a step has its rows, or where they cannot be
+    shared out among so many: `check_processes` refuses that. `says`: in the log, once for all processes.
     """
-    before = read_manifest(Path(run.output_dir)).get("processes", processes)
     settings = read_settings(Path(run.output_dir, RUN_FILE))
-    if environment.get(RESTARTED, "0") == "0" or before == processes or settings is None:
+    if not count_restarts(environment) or settings is None:
         return run
+    before = read_manifest(Path(run.output_dir)).get("processes", processes)
     rows, of_one = _count_rows(settings["train"], before), _count_rows(run.train, processes)
     accumulated = int(run.train.get("gradient_accumulation_steps") or 1)
     of_batch = of_one // accumulated
     if rows == of_one or rows % of_batch:
         return run
-    logger.warning(
-        "%d processes are left of %d: train.gradient_accumulation_steps is %d instead of %d, for the %d rows of a step",
-        *(processes, before, rows // of_batch, accumulated, rows), extra={"code": "HF912"},
-    )  # fmt: skip
+    if says:
+        what = "%d %s left: train.gradient_accumulation_steps is %d instead of %d, for the %d rows of a step"
+        are = "process is" if processes == 1 else "processes are"
+        logger.warning(what, processes, are, rows // of_batch, accumulated, rows, extra={"code": "HF912"})
     return run.model_copy(update={"train": run.train | {"gradient_accumulation_steps": rows // of_batch}})
 
 

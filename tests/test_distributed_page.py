@@ -15,8 +15,10 @@ import yaml
 from accelerate.utils.other import get_free_port
 from typer.testing import CliRunner
 
+from hf_finetune import interruption
 from hf_finetune.cli import app
 from hf_finetune.cli import launcher as launching
+from hf_finetune.environment import name_restart
 from hf_finetune.environment.hardware import Hardware
 from hf_finetune.folders import release_run_folders
 
@@ -62,6 +64,7 @@ def say(tmp_path, monkeypatch):
     Path("rows.jsonl").write_text('{"text": "one"}\n')
     monkeypatch.setattr(launching, "detect_hardware", lambda: Hardware("cpu"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(interruption, "end_with_parent", lambda: None)
 
     def say(words: list[str], environment: dict[str, str]) -> str:
         done = CliRunner().invoke(app, words[1:], env=environment)
@@ -73,12 +76,12 @@ def say(tmp_path, monkeypatch):
 
 def test_its_lines_are_understood(say):
     lines = [line for block in BASH for line in block.splitlines() if line.startswith("hf-finetune train")]
-    assert len(lines) == 2
+    assert len(lines) == 3
     for line in lines:
         on = re.search(r"--on (\w+)", line)[1]
         # The port of accelerate may be another test's.
         port = ["--main-process-port", str(get_free_port())] if on.startswith("multi_node") else []
-        said = say([*shlex.split(line), *port], {})
+        said = say([*shlex.split(line), *port], name_restart(0, {}))  # what `--max-restarts` starts
         assert said.startswith(f"--on {on}: asks for 8 GPUs, and there is none on this machine")
 
 

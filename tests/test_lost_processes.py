@@ -6,6 +6,8 @@ import os
 import signal
 import socket
 import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -87,7 +89,7 @@ def test_a_signal_of_the_launcher_hides_no_cause(other, monkeypatch, capsys):
     other.kill()
     with pytest.raises(SystemExit) as ended, user_errors():
         raise RuntimeError(CLOSED)
-    assert ended.value.code == errors.EXIT_REFUSED
+    assert ended.value.code == errors.EXIT_LEFT_ALONE
     assert capsys.readouterr().err.startswith(
         "process 1 of 2 has ended, and this one with it; what that one says is why"
     )
@@ -140,3 +142,29 @@ def test_looking_at_the_connections_leaves_no_file_open(tmp_path):
         before = sorted(os.listdir("/proc/self/fd"))
         ranks.keep_connections_watched()
         assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+# As a destructor of gloo waits for what is in flight, and Python for a thread.
+STUCK = {
+    "destructor": "class Waits:\n    def __del__(self):\n        time.sleep(60)\nheld = Waits()\n",
+    "thread": "threading.Thread(target=time.sleep, args=(60,)).start()\n",
+}
+FAILS = """
+import threading, time
+from hf_finetune import interruption
+from hf_finetune.errors import LeftAlone, Problem, user_errors
+interruption.SECONDS_TO_CLEAN_UP = 1
+{stuck}
+with user_errors():
+    raise LeftAlone(Problem("process 1 is gone", code="HF713"))
+"""
+
+
+@pytest.mark.parametrize(("stuck", "code"), [("destructor", errors.EXIT_LEFT_ALONE), ("thread", -signal.SIGALRM)])
+def test_nothing_keeps_a_process_that_has_said_its_last_line(stuck, code):
+    rank = {"RANK": "0", "WORLD_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "no"}
+    began = time.monotonic()
+    script = [sys.executable, "-c", FAILS.format(stuck=STUCK[stuck])]
+    ended = subprocess.run(script, env=os.environ | rank, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (code, "process 1 is gone [HF713]\n")
+    assert time.monotonic() - began < 30

@@ -10,11 +10,11 @@ import pytest
 from saved_records import put_records
 
 from hf_finetune.config import Change, Run, build_run
+from hf_finetune.environment import name_restart
 from hf_finetune.errors import ConfigError, FinetuneError, RunFinished
 from hf_finetune.folders.checkpoints import seal
 from hf_finetune.reporting import open_manifest
 from hf_finetune.typed_again import (
-    RESTARTED,
     check_not_moved,
     check_processes,
     check_typed_again,
@@ -75,19 +75,26 @@ def test_another_number_of_processes_is_refused_unless_it_is_allowed(run):
         check_processes(run, 1, allow_changed=False)
 
 
-def test_where_torchrun_starts_it_again_with_fewer_processes_a_step_keeps_its_rows(run, caplog):
+def test_where_it_is_started_again_with_fewer_processes_a_step_keeps_its_rows(run, caplog):
     train = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}
-    Path(run.output_dir, "run.yaml").write_text(json.dumps({"recipe": run.recipe, "train": train}))
+    there, manifest = Path(run.output_dir, "run.yaml"), Path(run.output_dir, "manifest.json")
+    there.write_text(json.dumps({"recipe": run.recipe, "train": train}))
     run = run.model_copy(update={"train": run.train | train})
-    restarted = {RESTARTED: "1"}
-    kept = keep_rows_of_a_step(run, 1, restarted)
+    again = name_restart(1, {})
+    kept = keep_rows_of_a_step(run, 1, again, says=True)
     assert kept.train == run.train | {"gradient_accumulation_steps": 6}
-    said = "1 processes are left of 2: train.gradient_accumulation_steps is 6 instead of 3, for the 24 rows of a step"
+    said = "1 process is left: train.gradient_accumulation_steps is 6 instead of 3, for the 24 rows of a step"
     assert caplog.messages == [said]
     check_processes(kept, 1, allow_changed=False)
-    assert keep_rows_of_a_step(run, 2, restarted) is run
-    assert keep_rows_of_a_step(run, 5, restarted) is run  # which cannot share 24 rows out
-    assert keep_rows_of_a_step(run, 1, {RESTARTED: "0"}) is run  # typed again: refused
+    assert keep_rows_of_a_step(run, 2, again) is run
+    assert keep_rows_of_a_step(run, 5, again) is run  # which cannot share 24 rows out
+    assert keep_rows_of_a_step(run, 1, name_restart(0, {})) is run  # typed again: refused
+    assert keep_rows_of_a_step(run, 1, {}) is run
+    # Once more: by now the run has so many batches, of one process.
+    there.write_text(json.dumps({"recipe": run.recipe, "train": kept.train}))
+    manifest.write_text(json.dumps(MANIFEST | {"processes": 1}))
+    assert keep_rows_of_a_step(run, 1, again) == kept
+    assert keep_rows_of_a_step(run, 2, again) is run
 
 
 def test_of_another_recipe_nothing_else_that_differs_is_said(run):

@@ -2,6 +2,8 @@
 
 commands/          one file a command
 launcher.py        `hf-finetune train`: from a run file to the processes that run its recipe
+restarts.py        `--max-restarts`: it goes on by itself where a process or a machine was lost
+meeting.py         where machines meet again after one was lost
 option_tables.py   what each command calls the settings of a run file
 terminal.py        shared options, and how commands write and read
 """

@@ -36,6 +36,7 @@ from hf_finetune.environment import (
     find_machines,
     find_project_file,
     find_shipped,
+    list_left,
     share_threads,
 )
 from hf_finetune.errors import ConfigError, Problem, suggest
@@ -46,35 +47,35 @@ from hf_finetune.privacy import shorten
 from hf_finetune.reporting import describe_kept, get_resume, say_folder_outside
 from hf_finetune.shell import shell_line
 from hf_finetune.training import apply_defaults
-from hf_finetune.typed_again import ALLOW_CHANGED, check_not_moved, check_typed_again
+from hf_finetune.typed_again import ALLOW_CHANGED, check_not_moved, check_typed_again, keep_rows_of_a_step
 
 logger = logging.getLogger(__name__)
 
 
 def launch(
-    argv: Sequence[str], where: str, *, allow_changed: bool = False, machines: Mapping[str, Any] | None = None
+    argv: Sequence[str],
+    where: str,
+    *,
+    allow_changed: bool = False,
+    machines: Mapping[str, Any] | None = None,
+    typed: Sequence[str] | None = None,
 ) -> int:
     """Check the run, print its launch line and run that line; returns the recipe's exit code.
 
     `argv` is the run file and its overrides, `where` a file of accelerate_configs or its name; a run goes on with
     other settings where `allow_changed` says so. `machines` are options of accelerate that say which of several
-    machines this is, None where they are not given.
+    machines this is, None where they are not given; `typed` is the whole command, where it has more than these.
     Raises `ConfigError` before anything is launched, where the machine lacks what `where` asks for, too.
     """
     check_versions()
     config = find_accelerate_config(where)
-    started = _start_here(config, where, argv, machines or {})
+    typed = typed or list_typed(argv, where, machines or {})
+    started = _start_here(config, where, typed, machines or {})
     recipe = read_recipe_name(argv[0], argv[1:])
     run = load_run(argv, recipe, say_notes=False)  # the recipe says them
     check_not_moved(argv, run)
-    if started.processes > 1:  # the first of them will hold it
-        _check_not_in_use(run, started.machine)
-    else:
-        hold_run_folder(run.output_dir)
-    if run.model.adapter is None:  # which decides on settings; the recipe asks it again, after seconds of imports
-        check_typed_again(apply_defaults(run), started.processes, allow_changed=allow_changed)
+    _look_at_folder(run, started, allow_changed=allow_changed)
     if recipe != "score":
-        typed = ["hf-finetune", "train", *argv, "--on", where, *started.typed]
         kept = partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)
         describe_when_stopped(partial(kept, began=time.time()))
     use_cpu = bool(run.train.get("use_cpu"))
@@ -106,25 +107,23 @@ class _Started:
     """Of the launch file, with what the command line and the environment say in their place."""
     options: list[str]
     """Those of them, as options of accelerate."""
-    typed: list[str]
-    """The options as they were typed."""
     machine: int
     processes: int
     local: int
     said: str
 
 
-def _start_here(config: Path, where: str, argv: Sequence[str], given: Mapping[str, Any]) -> _Started:
+def list_typed(argv: Sequence[str], where: str, options: Mapping[str, Any]) -> list[str]:
+    """The command that was typed, as words; of `options` those that are not None."""
+    given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None]
+    return ["hf-finetune", "train", *argv, "--on", where, *(word for option in given for word in option)]
+
+
+def _start_here(config: Path, where: str, typed: Sequence[str], given: Mapping[str, Any]) -> _Started:
     """Find what is to be started on this machine. Raises `ConfigError` where it cannot be."""
     settings = read_launch_file(config)
-    machines = find_machines(settings, given, os.environ, file=str(config))
-    typed = [
-        word
-        for name, value in given.items()
-        if value is not None
-        for word in (f"--{name.replace('_', '-')}", str(value))
-    ]
-    check_tasks(os.environ, shell_line(["hf-finetune", "train", *argv, "--on", where, *typed]), machines.count)
+    machines = find_machines(settings, {**given, **list_left(os.environ)}, os.environ, file=str(config))
+    check_tasks(os.environ, shell_line(typed), machines.count)
     check_port(machines)
     settings |= machines.as_settings()
     check_visible(where, settings, os.environ)
@@ -132,13 +131,19 @@ def _start_here(config: Path, where: str, argv: Sequence[str], given: Mapping[st
         os.environ[VISIBLE] = ids  # as accelerate will; the driver reads it once, when it is first asked
     options = [word for name, value in machines.as_settings().items() for word in (f"--{name}", str(value))]
     said = machines.describe() if machines.count > 1 else ""
-    return _Started(settings, options, typed, machines.rank, machines.processes, machines.local, said)
+    return _Started(settings, options, machines.rank, machines.processes, machines.local, said)
 
 
-def _check_not_in_use(run: Run, machine: int) -> None:
-    # Of several machines the first one's first process has the folder, and may have it already.
-    if machine == 0:
+def _look_at_folder(run: Run, started: _Started, *, allow_changed: bool) -> None:
+    """Hold the run folder where this process trains itself, and raise where it is in use, or its run another."""
+    # torchrun starts a process of its own for one alone, too, and the first of them will hold it.
+    if started.processes == 1 and started.settings.get("distributed_type", "NO") == "NO":
+        hold_run_folder(run.output_dir)
+    elif started.machine == 0:  # whose first process may have it already, on the others
         check_not_in_use(run.output_dir)
+    if run.model.adapter is None:  # which decides on settings; the recipe asks it again, after seconds of imports
+        asked = keep_rows_of_a_step(apply_defaults(run), started.processes, os.environ, says=True)
+        check_typed_again(asked, started.processes, allow_changed=allow_changed)
 
 
 def _check_rows(run: Run) -> None:

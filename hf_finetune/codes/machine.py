@@ -87,7 +87,7 @@ MACHINE: dict[str, Code] = {
         "Processes that train together wait for each other in every step, so that none of them goes on alone. One has "
         "ended, or has not answered within `train.ddp_timeout`, or its machine has not for half a minute.",
         "look at what the process that ended first has said, or at the machine and its network; then type the same "
-        "command again on all machines",
+        "command again on all machines, which --max-restarts does by itself",
     ),
     "HF714": Code(
         "a process was ended by a signal",
@@ -173,6 +173,22 @@ MACHINE: dict[str, Code] = {
         "name a folder on a file system that all machines have",
     ),
     "HF727": Code(
+        "a run is started again by itself",
+        "warning",
+        "A process or a machine of it was lost, and `--max-restarts` says how often it may go on by itself: from the "
+        "newest checkpoint that verifies, on the machines that are left, with the same rows in each step. A mistake, a "
+        "full disk or a lack of memory that the run has seen itself is not tried again.",
+        "nothing has to be done; where all restarts are used, look at what the lines before it say, and type the same "
+        "command again",
+    ),
+    "HF728": Code(
+        "the machines of a run have not met for a restart",
+        "error",
+        "After one was lost the others meet at the first machine, within three quarters of a minute. The first one is "
+        "gone, or has gone on without this one, or a machine has ended for a reason that a restart would meet again.",
+        "look at the first machine, and at what the others have said; then type the same command again on all machines",
+    ),
+    "HF729": Code(
         "the processes of a run have different files of a model",
         "error",
         "Each machine reads the model from a folder of its own, of one name. Split over processes or not, what was "

@@ -35,7 +35,15 @@ if TYPE_CHECKING:
     )
     from hf_finetune.environment.hardware import describe_machine, detect_hardware
     from hf_finetune.environment.logs import set_up_logging
-    from hf_finetune.environment.machines import check_port, check_tasks, find_machines
+    from hf_finetune.environment.machines import (
+        Machines,
+        check_port,
+        check_tasks,
+        count_restarts,
+        find_machines,
+        list_left,
+        name_restart,
+    )
     from hf_finetune.environment.processes import (
         check_same,
         check_shared,
@@ -56,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = [
     "MachineFinding",
     "MachineInfo",
+    "Machines",
     "ProgressLines",
     "__version__",
     "check_port",
@@ -64,6 +73,7 @@ __all__ = [
     "check_tasks",
     "check_versions",
     "collect_machine_info",
+    "count_restarts",
     "describe_commit",
     "describe_machine",
     "describe_processes",
@@ -80,7 +90,9 @@ __all__ = [
     "init_project",
     "keep_threads",
     "know_processes",
+    "list_left",
     "list_other_files",
+    "name_restart",
     "report_environment",
     "set_up_logging",
     "share_threads",

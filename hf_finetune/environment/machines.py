@@ -28,6 +28,8 @@ IN_ENVIRONMENT = {
 OPTIONS = (*IN_ENVIRONMENT, "num_processes")
 PORT = 29500
 """The port that accelerate takes where none is named."""
+RESTART = "HF_FINETUNE_RESTART"
+"""Set by `hf-finetune train --max-restarts` for what it starts: the number of the restart, then the machines left."""
 _LARGEST = {"main_process_port": 65535}
 _AT_LEAST_ONE = ("num_machines", "num_processes")
 
@@ -96,6 +98,25 @@ def find_machines(
     return Machines(count, rank, processes, address, port, said_by)
 
 
+def name_restart(number: int, left: Mapping[str, int]) -> dict[str, str]:
+    """The variable by which what is started knows that it is restart `number`, 0 for the first start.
+
+    `left`: the machines that are left, as options of accelerate; {} where they are as they were typed.
+    """
+    return {RESTART: " ".join([str(number), *(f"{name}={value}" for name, value in left.items())])}
+
+
+def count_restarts(environment: Mapping[str, str]) -> int | None:
+    """How often the run was started again by itself; None where nobody would."""
+    return int(environment[RESTART].split()[0]) if RESTART in environment else None
+
+
+def list_left(environment: Mapping[str, str]) -> dict[str, int]:
+    """The machines that are left, as options of accelerate; {} where they are as they were typed."""
+    words = [word.partition("=") for word in environment.get(RESTART, "").split()[1:]]
+    return {name: int(value) for name, _, value in words}
+
+
 def check_port(machines: Machines) -> None:
     """Raise `ConfigError` where the first machine cannot listen at the port that was asked for.
 
@@ -123,6 +144,8 @@ def check_tasks(environment: Mapping[str, str], line: str, launchers: int | None
     `line` is what was typed, `launchers` as many as are to be started: one on each machine. None is for a process that
     trains itself: those that it is in a group with are known by what torch's launchers, MPI or the user have set.
     """
+    if count_restarts(environment):  # their launchers have met, fewer than Slurm has started
+        return
     tasks = count_tasks(environment)
     together = _count_together(environment) if launchers is None else launchers
     if tasks is None or tasks == together or (launchers is None and tasks < together):

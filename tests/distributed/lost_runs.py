@@ -1,16 +1,19 @@
 """Runs of two processes of which one is lost: killed at a random moment, or behind a link that is cut.
 
     python tests/distributed/lost_runs.py [--kills 20] [--cuts 10] [--strategies ddp,fsdp2,zero2,zero3] [--by train]
+        [--restarts]
 
 Each trial starts a run, hurts it once it has a checkpoint, and types the same command again: both processes and the
 launcher must be gone within `SECONDS_TO_END`, with one line that says why, and the run that goes on must start from a
-verified checkpoint and end with the weights of an uninterrupted run. Prints a line for each; exit code 1 where one
-fails.
+verified checkpoint and end with the weights of an uninterrupted run. With --restarts nothing is typed again, and no
+cable is plugged in: the run goes on by itself, alone where the second machine is gone. Prints a line for each; exit
+code 1 where one fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import re
@@ -29,7 +32,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 import psutil  # noqa: E402
 from accelerate.utils.other import get_free_port  # noqa: E402
-from distributed.matrix import compare_weights, list_strategies, make_arguments, write_rows  # noqa: E402
+from distributed.matrix import TOLERANCE, compare_weights, list_strategies, make_arguments, write_rows  # noqa: E402
 from distributed.two_machines import ADDRESSES, Machines, connect_two_machines  # noqa: E402
 from models.scratch_models import save_chat_base  # noqa: E402
 from preloaded import serve_commands  # noqa: E402
@@ -47,6 +50,15 @@ sys.path[:0] = [{tests!r}, {root!r}]
 from distributed.slow_rank import be_a_rank
 if __name__ == "__main__":
     be_a_rank()
+"""
+
+# The command itself, where machines that are left wait for the others for a time that a test names.
+MEETS_SOON = """\
+import os
+from hf_finetune.cli import main, meeting
+if __name__ == "__main__":
+    meeting.SECONDS_TO_MEET = float(os.environ.get("MEET", meeting.SECONDS_TO_MEET))
+    main()
 """
 
 
@@ -93,6 +105,7 @@ class Lab:
         (project / "recipes").mkdir(parents=True)
         text = WRAPPER.format(tests=str(ROOT / "tests"), root=str(ROOT))
         (project / "recipes/sft.py").write_text(text, encoding="utf-8")
+        (project / "meets_soon.py").write_text(MEETS_SOON, encoding="utf-8")
 
     def start(self, strategy: str, run: Path, by: str = "train", **more: str) -> Started:
         """Two processes on one machine; of `more` names in capitals are variables, the others settings."""
@@ -132,16 +145,18 @@ class Lab:
 def make_command(by: str, arguments: Sequence[str], port: str, machine: int | None) -> list[str]:
     """The command that launches a run: `hf-finetune train`, or `accelerate launch` without anything of ours.
 
-    Under "restarts" it starts the processes again, once.
+    Under "restarts" ours goes on by itself, twice at most.
     """
     words = ["num_machines", "2", "machine_rank", str(machine), "main_process_ip", ADDRESSES[0]]
     options = ["main_process_port", port, *(words if machine is not None else [])]
     named = [f"--{word}" if place % 2 == 0 else word for place, word in enumerate(options)]
-    if by == "train":
+    if by in ("train", "restarts"):
         ours = [word.replace("_", "-") for word in named] if machine is not None else []
-        return ["hf-finetune", "train", *arguments, "--on", "cpu_2proc", *ours]
+        ours += ["--num-processes", "2"] if machine is not None else []
+        ours += ["--max-restarts", "2"] if by == "restarts" else []
+        program = ["hf-finetune"] if machine is None else ["python", "meets_soon.py"]
+        return [*program, "train", *arguments, "--on", "cpu_2proc", *ours]
     config = str(ROOT / "accelerate_configs/cpu_2proc.yaml")
-    named += ["--max_restarts", "1", "--rdzv_backend", "c10d"] if by == "restarts" else []
     return ["accelerate", "launch", "--config_file", config, *named, "recipes/sft.py", *arguments]
 
 
@@ -184,6 +199,39 @@ class Trial:
 
 
 @dataclass
+class Restarted:
+    """What has become of a run that was hurt, and went on by itself."""
+
+    seconds: float
+    """Until the last command had ended, at the end of the run."""
+    codes: list[int]
+    said: list[str]
+    difference: float
+    """Of its weights from those of the uninterrupted run, relative to the largest."""
+    trace: float
+    """The largest difference of a step's loss, relative."""
+
+    def find_faults(self) -> list[str]:
+        alone = len(self.codes) > 1
+        faults = [] if self.codes == ([0, 8] if alone else [0]) else [f"exit codes {self.codes}"]
+        most = TOLERANCE if alone else 0.0  # on another number of processes sums are rounded in another order
+        faults += [f"weights differ by {self.difference:.1e}"] if self.difference > most else []
+        faults += [f"losses differ by {self.trace:.1e}"] if self.trace > most else []
+        again = re.findall(r"^restart \d of 2: .*\[HF727\]$", self.said[0], re.MULTILINE)
+        faults += [] if len(again) == 1 else [f"{len(again)} lines say that it is started again"]
+        kept = re.findall(
+            r"^1 process is left: .* is 2 instead of 1, for the 8 rows of a step \[HF912\]$", self.said[0], re.M
+        )
+        faults += ["the rows of a step"] if alone and len(kept) != 1 else []
+        return faults + (["machine 1 says nothing"] if alone and "[HF728]" not in self.said[1] else [])
+
+
+def read_losses(run: Path) -> list[float]:
+    state = json.loads((run / f"checkpoint-{STEPS}/trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+@dataclass
 class Trials:
     """Hurts runs of a lab, and holds each against the uninterrupted one of its strategy."""
 
@@ -198,13 +246,37 @@ class Trials:
         os.kill(started[0].find_pid(rank), number)
         return self._judge(strategy, run, started, several=False)
 
-    def kill_and_wait(self, strategy: str, rank: int) -> tuple[float, str]:
-        """Kill one of two processes that are started again by themselves; the difference, and what was said."""
-        run, [started] = self._begin(strategy, several=False)
+    def kill_and_wait(self, strategy: str, rank: int) -> Restarted:
+        """Kill one of two processes that are started again by themselves, and wait for the end of the run."""
+        run, [started] = self._begin(strategy, several=False, by="restarts")
+        began = time.monotonic()
         os.kill(started.find_pid(rank), signal.SIGKILL)
-        [said] = check_ended([started])
+        code, said = started.end(SECONDS_TO_FINISH)
+        return self._compare(strategy, run, [code], [said], time.monotonic() - began)
+
+    def cut_for_good(self, strategy: str, **more: str) -> Restarted:
+        """Pull the cable out of the second machine: the first one goes on alone, and the second ends."""
+        assert self.lab.machines is not None
+        run, started = self._begin(strategy, several=True, by="restarts", **more)
+        began = time.monotonic()
+        self.lab.machines.cut(1)
+        try:
+            ended = [each.end(SECONDS_TO_FINISH) for each in started]
+        finally:
+            self.lab.machines.plug_in(1)
+        codes, said = zip(*ended, strict=True)
+        return self._compare(strategy, run, codes, said, time.monotonic() - began)
+
+    def _compare(
+        self, strategy: str, run: Path, codes: Sequence[int], said: Sequence[str], seconds: float
+    ) -> Restarted:
         whole, _ = self.find_whole(strategy)
-        return compare_weights(run, whole), said
+        done = codes[0] == 0
+        trace = max(
+            (abs(one - other) / other for one, other in zip(read_losses(run), read_losses(whole), strict=True)),
+            default=float("inf"),
+        ) if done else float("inf")  # fmt: skip
+        return Restarted(seconds, list(codes), list(said), compare_weights(run, whole) if done else float("inf"), trace)
 
     def cut(self, strategy: str, side: int, **more: str) -> Trial:
         """Pull the cable out of one of two machines, and plug it in again once both have given up."""
@@ -216,10 +288,10 @@ class Trials:
         finally:
             self.lab.machines.plug_in(side)
 
-    def _start(self, strategy: str, run: Path, *, several: bool, **more: str) -> list[Started]:
+    def _start(self, strategy: str, run: Path, *, several: bool, by: str = "", **more: str) -> list[Started]:
         if several:
-            return self.lab.start_machines(strategy, run, **more)
-        return [self.lab.start(strategy, run, self.by, **more)]
+            return self.lab.start_machines(strategy, run, by or "accelerate", **more)
+        return [self.lab.start(strategy, run, by or self.by, **more)]
 
     def find_whole(self, strategy: str) -> tuple[Path, float]:
         """The uninterrupted run, on one machine, made once, and the seconds from its first checkpoint to its last."""
@@ -299,6 +371,7 @@ def main() -> int:
     parser.add_argument("--cuts", type=int, default=10)
     parser.add_argument("--strategies", default=",".join(name for name in list_strategies() if name != "one"))
     parser.add_argument("--by", choices=["train", "accelerate"], default="train", help="what launches the processes")
+    parser.add_argument("--restarts", action="store_true", help="the command goes on by itself (--max-restarts)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     strategies, failed, longest = options.strategies.split(","), 0, 0.0
@@ -310,6 +383,14 @@ def main() -> int:
         for number in range(options.kills + options.cuts):
             strategy, side = strategies[number % len(strategies)], number // len(strategies) % 2
             kills = number < options.kills
+            if options.restarts:
+                again = trials.kill_and_wait(strategy, side) if kills else trials.cut_for_good(strategy)
+                faults = again.find_faults()
+                failed, longest = failed + bool(faults), max(longest, again.seconds)
+                what = f"kill of rank {side}" if kills else "cut of machine 1"
+                print(f"{number + 1:3} {strategy:6} {what}: at its end after {again.seconds:4.1f} s")
+                print(*[f"      FAULT: {each}" for each in faults], sep="\n", end="", flush=True)
+                continue
             trial = trials.kill(strategy, side) if kills else trials.cut(strategy, side)
             faults = trial.find_faults()
             failed, longest = failed + bool(faults), max(longest, trial.seconds)

@@ -27,6 +27,11 @@ def test_a_run_of_which_one_process_is_killed_ends_with_one_line_and_goes_on(tri
     assert trial.causes[0].startswith("process 1 was ended by SIGKILL")
 
 
+def test_a_run_that_loses_a_process_goes_on_by_itself_to_the_weights_of_one_that_has_lost_none(trials):
+    again = trials.kill_and_wait("fsdp2", 1)
+    assert again.find_faults() == [], again.said
+
+
 def test_both_machines_end_soon_after_the_cable_between_them_is_cut_and_the_run_goes_on(trials):
     trials.by = "accelerate"
     try:

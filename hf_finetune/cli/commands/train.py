@@ -33,12 +33,18 @@ def train(
     main_process_port: Annotated[
         int | None, typer.Option("--main-process-port", help="The port there at which the processes meet.")
     ] = None,
+    max_restarts: Annotated[
+        int,
+        typer.Option("--max-restarts", min=0, help="Go on by itself, so often, where a process or machine is lost."),
+    ] = 0,
 ) -> None:
     """Check a run file, then launch its recipe under Accelerate. The launch line is printed first.
 
     Typed again, the run goes on from its newest checkpoint. With --on multi_node type it once on each machine.
     """
-    from hf_finetune.cli.launcher import launch
+    from hf_finetune.cli.launcher import launch, list_typed
+    from hf_finetune.cli.restarts import is_started_again, start_again
+    from hf_finetune.interruption import end_with_parent
 
     shown = ["eval.show_data=true"] if show_data else []
     machines = {
@@ -48,5 +54,10 @@ def train(
         "main_process_port": main_process_port,
         "num_processes": num_processes,
     }
-    typed = [run_file, *(overrides or []), *shown]
-    raise typer.Exit(launch(typed, where, allow_changed=allow_changed, machines=machines))
+    argv = [run_file, *(overrides or []), *shown]
+    typed = list_typed(argv, where, machines | {"max_restarts": max_restarts or None})
+    if max_restarts and not is_started_again():
+        raise typer.Exit(start_again(argv, where, machines, max_restarts, typed))
+    if max_restarts:
+        end_with_parent()
+    raise typer.Exit(launch(argv, where, allow_changed=allow_changed, machines=machines, typed=typed))

@@ -92,7 +92,7 @@ def check_same_model(sources: Mapping[str, str | None]) -> None:
             facts |= {f"{file} of {key}": hash_file(Path(name, file)) for file in small}
             facts[f"the weights of {key}"] = compute_weights_fingerprint(name)
     remedy = "give each machine the same folders, and leave them alone while a run starts"
-    check_same(facts, "other files of a model", remedy, ModelError, "HF727")
+    check_same(facts, "other files of a model", remedy, ModelError, "HF729")
 
 
 def describe_model_source(model: ModelSection) -> dict[str, Any]:

@@ -96,7 +96,9 @@ def find_sharding(trainer: Trainer) -> Sharding:
         )
     wrapped: Any = trainer.model_wrapped
     wrapped = getattr(wrapped, "_orig_mod", wrapped)  # of torch.compile
-    kind = FSDP2 if is_sharded(model) else DDP if isinstance(wrapped, DistributedDataParallel) else ONE
+    # The last of several processes (--max-restarts) is one in a group of its own, which accelerate wraps all the same.
+    shared = isinstance(wrapped, DistributedDataParallel) and wrapped.process_group.size() > 1
+    kind = FSDP2 if is_sharded(model) else DDP if shared else ONE
     optimizer: Any = trainer.optimizer
     return Sharding(kind, count_own_bytes(weights), count_own_bytes(trained), _count_states(optimizer))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from models.scratch_models import tiny_model
+from torch.nn.parallel import DistributedDataParallel
 from training.trainers.sft_runs import trainer_of, uneven_rows
 
 from hf_finetune.errors import ConfigError
@@ -36,3 +38,16 @@ def test_a_precision_of_the_launch_file_alone_is_refused(tmp_path, monkeypatch):
     trainer = trainer_of(tiny_model(), tmp_path, uneven_rows(), max_steps=2)
     with pytest.raises(ConfigError, match=r"NO in float32 was asked for, and what was prepared is NO in bf16"):
         trainer.train()
+
+
+def test_the_last_process_of_several_that_is_left_shares_nothing(tmp_path):
+    trainer = trainer_of(tiny_model(), tmp_path, uneven_rows(), max_steps=1)
+    trainer.train()
+    # As torchrun starts one alone, and accelerate prepares its model.
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        trainer.model_wrapped = DistributedDataParallel(trainer.model)
+        check_honored(trainer)
+        trainer.model_wrapped = trainer.model
+    finally:
+        dist.destroy_process_group()

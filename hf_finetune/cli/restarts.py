@@ -1,0 +1,143 @@
+"""`hf-finetune train --max-restarts`: a run that goes on by itself where a process or a machine was lost.
+
+Each start is the same command in a process of its own, which is told the number of the restart and the machines that
+are left; it goes on from the newest checkpoint that verifies, as it does where the command is typed again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hf_finetune.cli.launcher import find_accelerate_config
+from hf_finetune.cli.meeting import Left, NotMet, Place, attend_meeting, hold_meeting
+from hf_finetune.config import load_run, read_launch_file, read_recipe_name
+from hf_finetune.environment import Machines, count_restarts, find_machines, name_restart
+from hf_finetune.errors import EXIT_LEFT_ALONE, LeftAlone, Problem
+from hf_finetune.folders import list_checkpoints
+from hf_finetune.interruption import adopt_orphans, describe_when_stopped, pass_signals_on
+from hf_finetune.interruption import describe_kept as say_kept
+from hf_finetune.metric_info import say_count
+from hf_finetune.reporting import describe_kept, get_resume
+from hf_finetune.shell import shell_path
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_FOLLOW = 15.0
+"""So long may processes live that what has started them left behind; then they are killed."""
+SECONDS_TO_TELL = 15.0
+"""So long the first machine is looked for, to be told that it is not to wait."""
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+
+def is_started_again() -> bool:
+    """Whether this process is one that `start_again` has started."""
+    return count_restarts(os.environ) is not None
+
+
+def start_again(argv: Sequence[str], where: str, given: Mapping[str, Any], most: int, typed: Sequence[str]) -> int:
+    """Run the command that was typed, again at most `most` times where a process or a machine was lost; its exit code.
+
+    `argv`, `where` and `given` are those of `launch`, `typed` the whole command. Raises `ConfigError` where it cannot
+    be read, and `LeftAlone` where the machines that are left do not meet.
+    """
+    config = find_accelerate_config(where)
+    machines = find_machines(read_launch_file(config), given, os.environ, file=str(config))
+    run = load_run(argv, read_recipe_name(argv[0], argv[1:]), say_notes=False)
+    kept = partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)
+    describe_when_stopped(partial(kept, began=time.time()))
+    adopt_orphans()
+    left, restart = Left(machines.count, machines.rank), 0
+    while True:
+        code = _start(restart, _name_left(left, machines))
+        goes_on = was_lost(code) and restart < most
+        if not goes_on:
+            _tell_first(machines, left, restart + 1, code)
+            if was_lost(code):
+                logger.error("all restarts are used (%d of %d)", most, most, extra={"code": "HF727"})
+            return code
+        restart += 1
+        before, left = left.count, _meet(machines, left, restart, code)
+        fewer = f"with {say_count(left.count, 'machine')} of {before}, " if left.count < before else ""
+        what = "restart %d of %d: a process or a machine was lost (exit code %d); it goes on %s%s"
+        logger.warning(what, restart, most, code, fewer, _say_from(run.output_dir), extra={"code": "HF727"})
+
+
+def was_lost(code: int) -> bool:
+    """Whether a run that ended with this code has lost a process or a machine, and has none of its own faults.
+
+    A signal of whoever stops it, Ctrl-C or SIGTERM, is no loss: it has said what is kept.
+    """
+    return code == EXIT_LEFT_ALONE or (code - 128 in signal.valid_signals() and code not in STOPPED)
+
+
+def _start(restart: int, left: Mapping[str, int]) -> int:
+    """Run the command once, and see to it that nothing of it is left; its exit code, as a shell has it."""
+    began = ["-m", "hf_finetune.cli"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
+    process = subprocess.Popen(
+        [sys.executable, *began, *sys.argv[1:]],
+        env=os.environ | name_restart(restart, left),
+        start_new_session=True,  # Ctrl-C in a terminal would come to it twice
+    )
+    with pass_signals_on(process) as came:
+        code = process.wait()
+    end_left_behind()
+    code = 128 - code if code < 0 else code
+    return 128 + came[0] if came and was_lost(code) else code  # what was stopped is not started again
+
+
+def end_left_behind() -> None:
+    """Wait for what the children of this process have left behind, which has the run folder; in the end kill it."""
+    import psutil
+
+    left = psutil.Process().children(recursive=True)
+    _, left = psutil.wait_procs(left, SECONDS_TO_FOLLOW)
+    for each in left:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    psutil.wait_procs(left, SECONDS_TO_FOLLOW)
+
+
+def _name_left(left: Left, machines: Machines) -> dict[str, int]:
+    """The machines that are left as options of accelerate; {} while all are there."""
+    if left.count == machines.count:
+        return {}
+    return {
+        "num_machines": left.count, "machine_rank": left.rank, "num_processes": left.count * machines.local
+    }  # fmt: skip
+
+
+def _meet(machines: Machines, left: Left, restart: int, code: int) -> Left:
+    """Find out which machines are left. Raises `LeftAlone` where this one cannot go on with them."""
+    if left.count == 1:
+        return left
+    place = _find_place(machines, left, restart)
+    logger.info("the machines meet at %s, port %d, for restart %d", place.host, place.port, restart)
+    found = hold_meeting(place) if left.rank == 0 else attend_meeting(place, left.rank, code, goes_on=True)
+    if isinstance(found, NotMet):
+        raise LeftAlone(Problem(found.what, f"look at what it says; {say_kept()}", code="HF728"))
+    return found
+
+
+def _tell_first(machines: Machines, left: Left, restart: int, code: int) -> None:
+    """Let the first machine know that this one has ended for a reason of its own: the others are not to go on."""
+    if left.rank and code not in (0, *STOPPED) and not was_lost(code):
+        attend_meeting(_find_place(machines, left, restart), left.rank, code, goes_on=False, seconds=SECONDS_TO_TELL)
+
+
+def _find_place(machines: Machines, left: Left, restart: int) -> Place:
+    return Place(machines.address or "", machines.port or 0, left.count, restart)
+
+
+def _say_from(output_dir: str) -> str:
+    found = list_checkpoints(Path(output_dir))
+    return f"from {shell_path(found[-1])}, or the newest before it that verifies" if found else "from the beginning"
