@@ -175,7 +175,10 @@ class TrainerMixin(ResumableTrainer):
         else:
             self.accelerator.unscale_gradients()
             norm = measure_gradients(model.parameters())
-        if not self.guard.allows(self, norm):
+        self.waits.reach()
+        allowed = self.guard.allows(self, norm)
+        self.waits.leave()
+        if not allowed:
             self._leave_step_out()
             return None
         if not engine and self.args.max_grad_norm > 0:

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import transformers
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
@@ -43,6 +42,7 @@ from hf_finetune.training.checkpoints.state import (
 from hf_finetune.training.seen import SeenCounter
 from hf_finetune.training.sharding.gather import is_split
 from hf_finetune.training.sharding.honored import check_honored
+from hf_finetune.training.trainers.meeting import MeetingTrainer
 from hf_finetune.training.trainers.parts import close_parts, select_part
 from hf_finetune.training.trainers.samplers import set_epoch
 
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 GRACE_S = 30.0
 
 
-class ResumableTrainer(transformers.Trainer):
+class ResumableTrainer(MeetingTrainer):
     """transformers' Trainer with checkpoints that are whole or not there, and that hold all that a run goes on from."""
 
     # transformers 5.23 writes into the checkpoint's folder as it stands, keeps no sums of the log and no state of
@@ -202,7 +202,7 @@ class ResumableTrainer(transformers.Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """As in transformers, but DeepSpeed goes on from a checkpoint of ours, and not from one of its own."""
         engine = self.is_deepspeed_enabled
-        prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
+        prepared = super()._prepare_for_training(
             max_steps, train_dataloader, None if engine else resume_from_checkpoint
         )
         check_honored(self)
