@@ -98,6 +98,7 @@ class ResumableTrainer(MeetingTrainer):
         try:
             with hold_signals():
                 result: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
+                self.checkpoints.wait()
                 writer.release()
             finished = True
         finally:
@@ -118,7 +119,8 @@ class ResumableTrainer(MeetingTrainer):
     ) -> None:
         """As in transformers; where a signal has come, the run ends here, behind a checkpoint of this step."""
         writer = self.checkpoints.writer
-        writer.poll()
+        if self.args.world_size == 1:  # of several, all learn it at the next save: the others would wait for the first
+            writer.poll()
         self._warn_of_slow_saves()
         if not self._prepared and self.args.save_strategy != SaveStrategy.NO:
             self.checkpoints.prepare(self._read_rank())
@@ -131,7 +133,7 @@ class ResumableTrainer(MeetingTrainer):
             self._save_checkpoint(model, trial)
             self._random_before = None
         if self.stopping.number is not None:
-            writer.wait()
+            self.checkpoints.wait()
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
                 logger.info("step %d is saved, in %.1f s", self.state.global_step, writer.took_s[-1])
@@ -153,7 +155,7 @@ class ResumableTrainer(MeetingTrainer):
             )
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self.checkpoints.writer.wait()  # or the best checkpoint might still be written, and not be found
+        self.checkpoints.wait()  # or the best checkpoint might still be written, and not be found
         self._saved_step = self.state.global_step
         self.store_flos()
         self.seen.sum_up()
@@ -168,7 +170,7 @@ class ResumableTrainer(MeetingTrainer):
         facts[COUNT] = count_trainable(model)
         self.checkpoints.save(facts, self._read_rank())
         if any(isinstance(each, ReadsCheckpoints) for each in self.callback_handler.callbacks):
-            self.checkpoints.writer.wait()
+            self.checkpoints.wait()
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Nothing, where transformers pickles them: they are of `_read_rank`."""
@@ -243,8 +245,7 @@ class ResumableTrainer(MeetingTrainer):
             restore_random(self, self._resumed)
 
     def _load_best_model(self) -> None:
-        self.checkpoints.writer.wait()
-        self.accelerator.wait_for_everyone()  # the first rank alone writes
+        self.checkpoints.wait()
         self.checkpoints.restore_weights(Path(str(self.state.best_model_checkpoint)))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -270,7 +271,7 @@ class ResumableTrainer(MeetingTrainer):
             if self.state.global_step and self.args.save_strategy != SaveStrategy.NO:
                 if self._saved_step != self.state.global_step:
                     self._save_checkpoint(model, trial)
-                self.checkpoints.writer.wait()
+                self.checkpoints.wait()
             raise problem
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
