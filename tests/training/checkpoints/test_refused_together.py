@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from models.scratch_models import tiny_model
 from training.muon_ranks import start_ranks
 from training.trainers.sft_runs import trainer_of, uneven_rows
 
-from hf_finetune.errors import CannotWriteError, ModelError, Problem
+from hf_finetune.errors import CannotWriteError, ModelError, Problem, _end_refused
 from hf_finetune.training.sharding.gather import on_one
 
 FULL = SimpleNamespace(total=1, used=1, free=0)
@@ -106,3 +107,28 @@ def test_what_one_does_alone_is_given_to_it_and_what_it_is_refused_for_to_all(tw
     assert two.get(do_alone, "") == ["written", None]
     answers = two.ask(do_alone, "full")
     assert [(type(each), each.errno) for each in answers] == [(OSError, 28)] * 2
+
+
+def end_behind_the_first(text: str) -> str:
+    """What is written by a process that is refused; the second one is when the first has said it."""
+    second = torch.distributed.get_rank() == 1
+    if second:
+        torch.distributed.barrier()
+    os.environ |= {"RANK": str(int(second)), "LOCAL_RANK": str(int(second))}
+    with (
+        patch("time.sleep"),
+        patch("hf_finetune.errors.let_signals_end"),
+        patch("sys.stderr", io.StringIO()) as said,
+        pytest.raises(SystemExit, match="2"),
+    ):
+        _end_refused(ModelError(Problem(f"{text} {int(second) if text == 'each' else ''}", "mend it")))
+    if not second:
+        torch.distributed.barrier()
+    return said.getvalue()
+
+
+def test_what_the_first_has_said_is_not_said_again_by_one_that_is_still_there(two):
+    first, second = two.get(end_behind_the_first, "both")
+    assert "both" in first
+    assert second == ""
+    assert ["each" in said for said in two.get(end_behind_the_first, "each")] == [True, True]
