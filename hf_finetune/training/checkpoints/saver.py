@@ -70,7 +70,7 @@ class CheckpointSaver:
     @property
     def saves(self) -> bool:
         """Whether this rank is one that writes."""
-        return self.trainer.args.should_save
+        return bool(self.trainer.args.should_save)
 
     def prepare(self, rank: dict[str, Any]) -> None:
         """Take the memory that saving needs, beside training: once the optimizer has a state."""
