@@ -35,7 +35,7 @@ from hf_finetune.interruption import LAUNCHER, catch_signals, describe_kept, end
 from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.option_names import name_key, name_remedy, name_settings
 from hf_finetune.privacy import escape_control_characters, hide_secrets, shorten
-from hf_finetune.ranks import describe_lost, is_first_rank
+from hf_finetune.ranks import describe_lost, is_first_rank, note_said, was_said
 from hf_finetune.shell import wrap_for
 
 EXIT_REFUSED = 2
@@ -354,10 +354,14 @@ def _end_refused(problem: FinetuneError) -> NoReturn:
     if not is_first_rank() or (isinstance(problem, LeftAlone) and problem.here and LAUNCHER in os.environ):
         let_signals_end()
         time.sleep(SECONDS_BEHIND_THE_FIRST + SECONDS_BETWEEN * int(os.environ.get("LOCAL_RANK", "0")))
+        # The end of a process with an engine of several threads takes longer than that.
+        if was_said(str(problem)):
+            raise SystemExit(problem.exit_code)
     # Where the log goes may be full or closed as well; the exit code says it still.
     with suppress(OSError, ValueError):
         sys.stderr.write(wrap_for(sys.stderr, f"{problem}\n"))
         sys.stderr.flush()
+        note_said(str(problem))
     raise SystemExit(problem.exit_code)
 
 

@@ -5,20 +5,24 @@ name_launch                what they have in common
 keep_connections_watched   a machine that is gone is noticed, which sends nothing any more, not even an end
 remember_processes         that there are these
 find_gone                  those that have ended
+note_said, was_said        one of them has told the user, and the others need not
 describe_lost              what an error of torch.distributed comes from
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
 import socket
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Where the number of a process stands: torch's launchers (and accelerate's) first, which may run below one of the
 # others; then MPI's as accelerate 1.15 reads them (MPICH, Open MPI, MVAPICH2); then Slurm's.
@@ -104,6 +108,34 @@ def describe_gone(ranks: Sequence[int]) -> str:
     """Processes that have ended: `process 1 of 2 has ended`."""
     numbers, several = ", ".join(map(str, ranks)), len(ranks) > 1
     return f"process{'es' * several} {numbers} of {len(_processes)} {'have' if several else 'has'} ended"
+
+
+def note_said(text: str) -> None:
+    """Let the other processes of this machine know that this one has told its user `text`."""
+    store = _find_store()
+    with suppress(RuntimeError):  # who keeps the store may be gone
+        if store is not None:
+            store.set(_name_said(text), "")
+
+
+def was_said(text: str) -> bool:
+    """Whether a process of this machine has told the user `text`, as far as is known."""
+    store = _find_store()
+    with suppress(RuntimeError):
+        return store is not None and bool(store.check([_name_said(text)]))
+    return False
+
+
+def _find_store() -> Any:
+    """What the processes found each other by, where they have."""
+    torch: Any = sys.modules.get("torch.distributed")  # not imported for this: most commands need no torch
+    if torch is None or not torch.is_available() or not torch.is_initialized():
+        return None
+    return torch.distributed_c10d._get_default_store()
+
+
+def _name_said(text: str) -> str:
+    return f"said by machine {os.environ.get('GROUP_RANK', '0')}: {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def describe_lost(raised: BaseException) -> Lost | None:

@@ -258,7 +258,7 @@ def finish_run(
         train=collect_train_stats(trainer, result),
         evaluation=evaluation,
         samples=samples,
-        distributed=describe_processes(trainer.accelerator.state) | trainer.held,
+        distributed=describe_processes(trainer.accelerator.state) | trainer.held | trainer.waits.describe(),
         environment=report_environment(),
     )
     tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs

@@ -15,7 +15,7 @@ from hf_finetune.data.tokenization.collators import RowCollator, pop_row_index
 from hf_finetune.data.tokenization.documents import BlockCollator
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.verification import round_for_flash, uses_flash
-from hf_finetune.training.sharding.gather import raise_together
+from hf_finetune.training.sharding.gather import on_one
 
 # Relative to the largest logit. Between two packed rows that differ in their first document only, the logits of the
 # second are bit-identical: shapes are equal, and masked tokens weigh exactly 0. LLM.int8() rounds a batch as one.
@@ -37,13 +37,8 @@ def check_packing(model: PreTrainedModel, rows: Dataset) -> None:
     Does nothing where rows are not packed, nor documents isolated. Raises `ModelError` where the logits differ by more
     than rounding.
     """
-    problem: ModelError | None = None
-    if PartialState().is_main_process:  # under FSDP2 the others may have no weights yet
-        try:
-            _check(model, rows)
-        except ModelError as refused:
-            problem = refused
-    raise_together(problem)
+    # Under FSDP2 the others may have no weights yet.
+    on_one(PartialState().is_main_process, lambda: _check(model, rows))
 
 
 @torch.no_grad()

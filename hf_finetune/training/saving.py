@@ -26,7 +26,7 @@ from hf_finetune.models.files.adapter import is_adapter
 from hf_finetune.models.verification import compute_probe_logits, find_save_dtype, verify_saved
 from hf_finetune.models.weights.sharding import get_own_part, iterate_whole, split_again
 from hf_finetune.training.allocator import return_freed_memory
-from hf_finetune.training.sharding.gather import is_split, save_whole
+from hf_finetune.training.sharding.gather import is_split, on_one, save_whole
 from hf_finetune.training.sharding.saved import verify_tensors
 
 logger = logging.getLogger(__name__)
@@ -62,15 +62,20 @@ def save_verified(trainer: Trainer, decision: Decision | None = None) -> None:
         else:
             trainer.save_model(str(aside))
         release_optimizer(trainer)
-        if trainer.is_world_process_zero():
-            _complete(trainer, aside, saved_in, whole)
-            if decision is not None:
-                write_decision(decision, str(aside))
-            replace_model(aside, folder)
+        on_one(trainer.is_world_process_zero(), lambda: _put_in_place(trainer, aside, saved_in, whole, decision))
     finally:
         if trainer.is_world_process_zero():
             shutil.rmtree(aside, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
+
+
+def _put_in_place(
+    trainer: Trainer, aside: Path, saved_in: torch.dtype, whole: dict[str, Tensor] | None, decision: Decision | None
+) -> None:
+    _complete(trainer, aside, saved_in, whole)
+    if decision is not None:
+        write_decision(decision, str(aside))
+    replace_model(aside, aside.parent)
 
 
 def _complete(trainer: Trainer, aside: Path, saved_in: torch.dtype, whole: dict[str, Tensor] | None) -> None:
@@ -214,8 +219,8 @@ def save_decision(trainer: Trainer, decision: Decision | None) -> Decision | Non
         logger.info("what was fitted to validation goes into its head, and it is saved once more")
     if changed:
         save_verified(trainer, folded)
-    elif trainer.is_world_process_zero():
-        write_decision(folded, str(trainer.args.output_dir))
+    else:
+        on_one(trainer.is_world_process_zero(), lambda: write_decision(folded, str(trainer.args.output_dir)))
     trainer.accelerator.wait_for_everyone()
     return folded if changed and isinstance(model, PreTrainedModel) and _is_held_in_16_bits(model) else None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import runpy
@@ -20,10 +21,12 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[2]
 DEEPSPEED = ROOT / ".venv" / "deepspeed"
@@ -39,6 +42,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "packed": {"train.packing": "true"},
     "grouped": {"train.train_sampling_strategy": "group_by_length"},
     "muon": {"train.optim": "muon"},
+    "poisoned": {"train.on_nonfinite": "skip"},  # the gradients of one step are NaN
     "quantized": {"model.load_in_4bit": "true"},
     "pissa": {"lora.init_lora_weights": "pissa", "lora.use_rslora": "true"},
     "olora": {"lora.init_lora_weights": "olora"},
@@ -171,18 +175,33 @@ def run_all(runs: Sequence[Sequence[Any]], folder: Path) -> None:
             del os.environ[name]
         os.environ.update(make_environment(strategy))
         before = read_written()
+        output = next(each for each in arguments if each.startswith("output_dir=")).partition("=")[2]
         try:
-            runpy.run_path(f"recipes/{recipe}.py")["main"](arguments)
+            with poison_step() if output.endswith("-poisoned") else nullcontext():
+                runpy.run_path(f"recipes/{recipe}.py")["main"](arguments)
         except BaseException:  # the other rank waits for this one
             traceback.print_exc()
             os._exit(1)
         else:
-            output = next(each for each in arguments if each.startswith("output_dir=")).partition("=")[2]
             Path(f"{output}.written-{os.environ.get('RANK', 0)}").write_text(str(read_written() - before))
         finally:
             release_run_folders()
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
+
+
+@contextmanager
+def poison_step() -> Iterator[None]:
+    """Within the block the gradients of the second step of a run are NaN."""
+    from hf_finetune.training.trainers.meeting import MeetingTrainer
+
+    backward = MeetingTrainer._backward
+
+    def poisoned(self: Any, run: Any, loss: Any, **kwargs: Any) -> None:
+        backward(self, run, loss * (math.nan if self.state.global_step == 1 else 1.0), **kwargs)
+
+    with patch.object(MeetingTrainer, "_backward", poisoned):
+        yield
 
 
 def read_written() -> int:

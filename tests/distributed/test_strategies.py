@@ -29,6 +29,8 @@ RESUMED = [(begins, goes_on) for begins, goes_on in [("fsdp2", "fsdp2"), ("zero3
            ("zero3", "fsdp2"), ("one", "fsdp2")] if {begins, goes_on} <= {"one", *STRATEGIES}]  # fmt: skip
 MOVED = "sft-uneven-plain"
 ROUNDED = {"model.save_dtype": "bfloat16"}
+POISONED = "sft-uneven-plain-poisoned"
+ENGINES = [name for name in STRATEGIES if name.startswith("zero")]  # which take the step themselves
 
 
 def steps(folder, strategy, name, count, **more):
@@ -40,11 +42,11 @@ def steps(folder, strategy, name, count, **more):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("strategies")
-    make_references(CELLS, folder)
+    make_references([*CELLS, *([POISONED] if ENGINES else [])], folder)
     alone = [steps(folder, "one", "whole-one", 6)]
     alone += [steps(folder, "one", f"{one}-{other}", 3) for one, other in RESUMED if one == "one"]
     launch(alone, folder, 1)
-    together = plan_cells(STRATEGIES, CELLS, folder)
+    together = plan_cells(STRATEGIES, CELLS, folder) + plan_cells(ENGINES, [POISONED], folder)
     together += [steps(folder, name, f"whole-{name}", 6, **ROUNDED) for name in SPLIT]
     for begins, goes_on in RESUMED:
         together += [] if begins == "one" else [steps(folder, begins, f"{begins}-{goes_on}", 3)]
@@ -61,6 +63,13 @@ def folder(tmp_path_factory):
 def test_the_losses_and_weights_are_those_of_one_process(folder, strategy, cell):
     losses, weights = compare(folder / strategy / cell, folder / "one" / cell)
     assert max(losses, weights) <= TOLERANCE
+
+
+@pytest.mark.parametrize("strategy", ENGINES)
+def test_a_step_whose_gradients_are_not_finite_is_left_out_as_by_one_process(folder, strategy):
+    losses, weights = compare(folder / strategy / POISONED, folder / "one" / POISONED)
+    assert max(losses, weights) <= TOLERANCE
+    assert read_report(folder / strategy / POISONED)["train"]["skipped_steps"] == 1
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

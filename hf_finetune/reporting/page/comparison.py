@@ -335,6 +335,10 @@ def _flatten_run(run: RunRecord) -> dict[str, str]:
         },
         "seed": run.manifest.get("seed"),
         **{f"versions.{name}": value for name, value in get_mapping(run.manifest.get("versions")).items()},
-        **{f"distributed.{name}": value for name, value in get_mapping(run.report.get("distributed")).items()},
+        **{
+            f"distributed.{name}": value
+            for name, value in get_mapping(run.report.get("distributed")).items()
+            if name != "waited_s"  # measured, and never the same
+        },
     }
     return {key: str(value) for key, value in facts.items() if value is not None}

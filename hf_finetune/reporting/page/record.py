@@ -158,6 +158,8 @@ def _build_machine(run: RunRecord) -> list[Block]:
     energy = get_mapping(train.get("energy"))
     devices = ", ".join(str(device.get("name")) for device in get_objects(environment.get("devices")))
     watt_hours = parse_number(energy.get("watt_hours"))
+    waited = get_mapping(distributed.get("waited_s"))
+    least, most = (parse_number(waited.get(each)) for each in ("min", "max"))
     items = {
         "python": environment.get("python"),
         "system": environment.get("system"),
@@ -166,7 +168,8 @@ def _build_machine(run: RunRecord) -> list[Block]:
         "run id": run.report.get("run_id"),
         "optimizer": train.get("optimizer"),
         "attention": train.get("attention"),
-        **{_format_name(name): value for name, value in distributed.items()},
+        **{_format_name(name): value for name, value in distributed.items() if name != "waited_s"},
+        "waited for others": None if least is None or most is None else f"{least:,.1f} to {most:,.1f} s a process",
         "energy": None if watt_hours is None else f"{watt_hours:.3g} Wh ({energy.get('source')})",
     }
     shown = tuple((name, str(value)) for name, value in items.items() if value is not None)

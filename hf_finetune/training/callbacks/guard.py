@@ -40,7 +40,8 @@ class TrainingGuard(TrainerCallback):
     the gradient is the search for a loss scale, and is not counted.
     """
 
-    # DeepSpeed takes its step within `backward`: there the weights in memory have the value, and no checkpoint does.
+    # DeepSpeed takes its step within `backward`, before this is asked, and itself leaves out one (0.19) whose gradients
+    # are not finite, as those of a loss that is not finite never are.
 
     def __init__(
         self,
@@ -95,7 +96,8 @@ class TrainingGuard(TrainerCallback):
         batches, self.batches = self.batches, []
         loss, size = _read_figures(trainer, batches, norm)
         rates = [float(group["lr"]) for group in trainer.optimizer.param_groups]
-        overflow = trainer.accelerator.scaler is not None and not math.isfinite(size)
+        scales = trainer.accelerator.scaler is not None or (_has_engine(trainer) and trainer.args.fp16)
+        overflow = scales and not math.isfinite(size)
         if math.isfinite(loss) and (math.isfinite(size) or overflow) and all(map(math.isfinite, rates)):
             self._look(trainer, loss, size, max(rates), overflow=overflow)
             return True
@@ -125,8 +127,7 @@ class TrainingGuard(TrainerCallback):
             raise NonFiniteError(Problem(what, f"lower the learning rate; {say_kept(trainer)}", code="HF923"))
 
     def _look(self, trainer: StoppedTrainer, loss: float, norm: float, rate: float, *, overflow: bool) -> None:
-        engine = trainer.accelerator.state.deepspeed_plugin is not None  # which keeps the gradients to itself
-        if self._first is not None and not engine:
+        if self._first is not None and not _has_engine(trainer):
             self._first.check_gradients(trainer.model, counts=rate > 0 and not overflow)
         warmup = trainer.args.get_warmup_steps(trainer.state.max_steps)
         in_warmup = trainer.state.global_step <= warmup
@@ -189,6 +190,11 @@ def say_kept(trainer: StoppedTrainer) -> str:
     if list_checkpoints(Path(str(trainer.args.output_dir))):
         return "the last checkpoint is kept"
     return "nothing was saved before"
+
+
+def _has_engine(trainer: StoppedTrainer) -> bool:
+    """Whether DeepSpeed trains: it keeps the gradients to itself, and scales the loss itself."""
+    return trainer.accelerator.state.deepspeed_plugin is not None
 
 
 def _read_figures(trainer: StoppedTrainer, batches: Sequence[MicroBatch], norm: Tensor | float) -> tuple[float, float]:

@@ -36,7 +36,7 @@ from hf_finetune.training.checkpoints.state import (
     read_state,
 )
 from hf_finetune.training.checkpoints.writer import CheckpointWriter
-from hf_finetune.training.sharding.gather import gather_weights, raise_together, scatter_weights
+from hf_finetune.training.sharding.gather import gather_weights, on_one, scatter_weights
 
 BEFORE_STEP = ("on_save", "on_step_begin", "on_substep_end", "on_pre_optimizer_step")
 """What is called of callbacks between a save and the optimizer's next step."""
@@ -67,6 +67,11 @@ class CheckpointSaver:
         """The run folder."""
         return Path(str(self.trainer.args.output_dir))
 
+    @property
+    def saves(self) -> bool:
+        """Whether this rank is one that writes."""
+        return bool(self.trainer.args.should_save)
+
     def prepare(self, rank: dict[str, Any]) -> None:
         """Take the memory that saving needs, beside training: once the optimizer has a state."""
         if self.shards:  # what is gathered needs no copy
@@ -77,11 +82,9 @@ class CheckpointSaver:
 
     def check_room(self, rank: dict[str, Any]) -> None:
         """Raise `CannotWriteError` where the disk has less room than the run needs; every rank calls it."""
-        saves = self.trainer.args.save_strategy != SaveStrategy.NO
-        files = self._collect()
-        snapshot = self._take_snapshot({}, rank, files) if saves else None
-        if self.trainer.args.should_save:
-            check_room(plan_room(self.trainer, files, snapshot, self.limit), self.folder)
+        files, keeps = self._collect(), self.trainer.args.save_strategy != SaveStrategy.NO
+        snapshot = self._take_snapshot({}, rank, files) if keeps else None
+        on_one(self.saves, lambda: check_room(plan_room(self.trainer, files, snapshot, self.limit), self.folder))
 
     def save(self, facts: Mapping[str, Any], rank: dict[str, Any]) -> None:
         """Save the state after this step; every rank calls it. `facts` stand in the manifest.
@@ -89,8 +92,11 @@ class CheckpointSaver:
         Raises `CannotWriteError` where this checkpoint or the one before cannot be written.
         """
         snapshot = self._take_snapshot(facts, rank, self._collect())
-        if snapshot is not None:
-            self.writer.save(snapshot)
+        on_one(self.saves, lambda: None if snapshot is None else self.writer.save(snapshot))
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is verified; every rank calls it. Raises as `save` does."""
+        on_one(self.saves, self.writer.wait)
 
     def restore(self, checkpoint: Path) -> dict[str, Any]:
         """Put the weights of a verified checkpoint into the model, and return the rest of its state.
@@ -102,19 +108,11 @@ class CheckpointSaver:
 
     def restore_weights(self, checkpoint: Path) -> None:
         """Put the weights alone of a checkpoint into the model; every rank calls it. Raises as `restore` does."""
-        if not self.shards:
-            if self.trainer.args.should_save:  # DDP sends the others the weights of rank 0 as it wraps the model
-                self._copy_weights(self._collect(), checkpoint)
-            return
-        whole = gather_weights(self.trainer)
-        problem: Exception | None = None
-        if self.trainer.args.should_save:
-            try:
-                self._copy_weights(self._collect_gathered(whole), checkpoint)
-            except ModelError as refused:
-                problem = refused
-        raise_together(problem)
-        scatter_weights(self.trainer, whole)
+        # Where nothing is split: DDP sends the others the weights of rank 0 as it wraps the model.
+        whole = gather_weights(self.trainer) if self.shards else None
+        on_one(self.saves, lambda: self._copy_weights(self._collect_here(whole), checkpoint))
+        if whole is not None:
+            scatter_weights(self.trainer, whole)
 
     def _copy_weights(self, files: ModelFiles, checkpoint: Path) -> None:
         copy_weights(files, checkpoint, load_state(checkpoint, without=STATE_PARTS - {"beside"})["beside"])
@@ -122,7 +120,10 @@ class CheckpointSaver:
     def check_restored(self, checkpoint: Path) -> None:
         """Raise `ModelError` where the weights are not those of the checkpoint, bit for bit; every rank calls it."""
         files = self._collect()
-        if self.trainer.args.should_save and (name := find_other(files, checkpoint)) is not None:
+        on_one(self.saves, lambda: self._compare(files, checkpoint))
+
+    def _compare(self, files: ModelFiles, checkpoint: Path) -> None:
+        if (name := find_other(files, checkpoint)) is not None:
             what = f"{name} is not what {checkpoint.name} holds: something has changed the model since it was restored"
             raise ModelError(
                 Problem(what, "leave the model as it is between its making and trainer.train", key=RESUME, code="HF904")
@@ -130,10 +131,9 @@ class CheckpointSaver:
 
     def _take_snapshot(self, facts: Mapping[str, Any], rank: dict[str, Any], files: ModelFiles) -> Snapshot | None:
         """The state of now, with what is saved of the model; None on ranks that do not write."""
-        first = self.trainer.args.should_save
         # The Trainer's own state is copied here, and formatted by the thread: the log of hours takes its time.
         encoded, tensors = read_state(self.trainer, rank, files.beside, shards=self.shards)
-        if not first:
+        if not self.saves:
             return None
         blobs: dict[str, Callable[[], bytes]] = {name: _hold(content) for name, content in files.blobs.items()}
         blobs |= {STATE: _write_json(encoded), TRAINER_STATE_NAME: describe_trainer(self.trainer.state)}
@@ -178,20 +178,18 @@ class CheckpointSaver:
 
     def _collect(self) -> ModelFiles:
         """What is saved of the model as it is now; every rank calls it, and those that do not save get nothing."""
-        if self.shards:
-            return self._collect_gathered(gather_weights(self.trainer))
-        if not self.trainer.args.should_save:
-            return ModelFiles()
-        model: Any = self.trainer.model
-        if self._files is None or not is_up_to_date(self._files, model):
-            self._files = self._collect_gathered(None)
-        return self._files
+        whole = gather_weights(self.trainer) if self.shards else None
+        return on_one(self.saves, lambda: self._collect_here(whole)) or ModelFiles()
 
-    def _collect_gathered(self, whole: dict[str, Tensor] | None) -> ModelFiles:
-        if not self.trainer.args.should_save:
-            return ModelFiles()
+    def _collect_here(self, whole: dict[str, Tensor] | None) -> ModelFiles:
+        """The same on a rank that saves; `whole` are the weights of a model that is split."""
+        model: Any = self.trainer.model
+        if whole is None and self._files is not None and is_up_to_date(self._files, model):
+            return self._files
         self.folder.mkdir(parents=True, exist_ok=True)
-        return collect_model_files(self.trainer, aside_of(get_path(self.folder, 0)), whole)
+        files = collect_model_files(self.trainer, aside_of(get_path(self.folder, 0)), whole)
+        self._files = files if whole is None else None
+        return files
 
     def _find_best(self) -> list[Path]:
         best = self.trainer.state.best_global_step

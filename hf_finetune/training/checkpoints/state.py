@@ -34,7 +34,7 @@ from hf_finetune.folders.record_kinds import MAX_RECORD_BYTES, read_record
 from hf_finetune.training.checkpoints.codec import encode_state
 from hf_finetune.training.checkpoints.likeness import check_optimizer, is_like
 from hf_finetune.training.checkpoints.random_state import restore_random_state
-from hf_finetune.training.sharding.gather import describe_optimizer, gather_optimizer, put_optimizer
+from hf_finetune.training.sharding.gather import describe_optimizer, gather_optimizer, put_optimizer, raise_together
 
 OPTIMIZER_TENSORS = "state.optimizer."
 """With which the names of the optimizer's tensors begin."""
@@ -79,13 +79,14 @@ def read_state(
         "beside": beside,
     }
     tensors: dict[str, Tensor] = {}
+    encoded, problem = None, None
     try:
-        return encode_state(state, "state", tensors), tensors
-    except TypeError as problem:
-        what = f"{type(optimizer).__name__} has a state that no checkpoint can hold ({problem})"
-        raise ModelError(
-            Problem(what, "name another train.optim, or set train.save_strategy: no", code="HF915")
-        ) from problem
+        encoded = encode_state(state, "state", tensors)
+    except TypeError as refused:
+        what = f"{type(optimizer).__name__} has a state that no checkpoint can hold ({refused})"
+        problem = ModelError(Problem(what, "name another train.optim, or set train.save_strategy: no", code="HF915"))
+    raise_together(problem)  # what was gathered is on one rank alone
+    return encoded, tensors
 
 
 def check_records(checkpoint: Path) -> None:

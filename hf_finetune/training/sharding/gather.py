@@ -5,8 +5,8 @@ What is saved is then what a single process saves, and a run goes on from it wit
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
@@ -16,9 +16,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from transformers import Trainer
 
+from hf_finetune.errors import FinetuneError
 from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.weights.sharding import iterate_whole, put_whole
 from hf_finetune.training.sharding.zero import describe_groups, gather_state, list_shapes, put_state
+
+Result = TypeVar("Result")
 
 
 def is_split(trainer: Trainer) -> bool:
@@ -43,8 +46,8 @@ def gather_weights(trainer: Trainer) -> dict[str, Tensor]:
 def save_whole(trainer: Trainer, folder: str) -> dict[str, Tensor]:
     """Save a model that is split as a whole one is, and return its weights, of any shape; every rank calls it."""
     whole = gather_weights(trainer)
-    if trainer.args.should_save:
-        trainer._save(folder, state_dict=dict(whole))  # out of which what is written is taken
+    # A copy: what is written is taken out of it.
+    on_one(trainer.args.should_save, lambda: trainer._save(folder, state_dict=dict(whole)))
     return whole
 
 
@@ -125,6 +128,22 @@ def _shard_like(value: Any, parameter: Tensor) -> Any:
         return value.clone()
     on_device = value.to(parameter.device)
     return distribute_tensor(on_device, parameter.device_mesh, parameter.placements, src_data_rank=None).clone()
+
+
+def on_one(does: bool, work: Callable[[], Result]) -> Result | None:
+    """Do what one rank alone does, as writing; every rank calls it. None on the others.
+
+    What the rank is refused for is raised on all of them: they would wait for it.
+    """
+    problem: Exception | None = None
+    done: Result | None = None
+    if does:
+        try:
+            done = work()
+        except (FinetuneError, OSError) as refused:
+            problem = refused
+    raise_together(problem)
+    return done
 
 
 def raise_together(problem: Exception | None) -> None:

@@ -175,7 +175,10 @@ class TrainerMixin(ResumableTrainer):
         else:
             self.accelerator.unscale_gradients()
             norm = measure_gradients(model.parameters())
-        if not self.guard.allows(self, norm):
+        self.waits.reach()
+        allowed = self.guard.allows(self, norm)
+        self.waits.leave()
+        if not allowed:
             self._leave_step_out()
             return None
         if not engine and self.args.max_grad_norm > 0:
@@ -187,6 +190,9 @@ class TrainerMixin(ResumableTrainer):
 
     def _leave_step_out(self) -> None:
         """Take a step out of the mean losses: it counts as a step of the run and of its schedule alone."""
+        if self.is_deepspeed_enabled:
+            engine: Any = self.optimizer
+            engine.optimizer.overflow = False  # which it has left out itself: the schedule would stand still
         self._tr_loss.copy_(self._loss_before)
         self._globalstep_last_logged += 1
         self._initial_global_step += 1

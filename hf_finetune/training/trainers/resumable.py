@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import transformers
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import DataLoader
@@ -43,6 +42,7 @@ from hf_finetune.training.checkpoints.state import (
 from hf_finetune.training.seen import SeenCounter
 from hf_finetune.training.sharding.gather import is_split
 from hf_finetune.training.sharding.honored import check_honored
+from hf_finetune.training.trainers.meeting import MeetingTrainer
 from hf_finetune.training.trainers.parts import close_parts, select_part
 from hf_finetune.training.trainers.samplers import set_epoch
 
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 GRACE_S = 30.0
 
 
-class ResumableTrainer(transformers.Trainer):
+class ResumableTrainer(MeetingTrainer):
     """transformers' Trainer with checkpoints that are whole or not there, and that hold all that a run goes on from."""
 
     # transformers 5.23 writes into the checkpoint's folder as it stands, keeps no sums of the log and no state of
@@ -98,6 +98,7 @@ class ResumableTrainer(transformers.Trainer):
         try:
             with hold_signals():
                 result: TrainOutput = super().train(resume_from_checkpoint, *args, **kwargs)
+                self.checkpoints.wait()
                 writer.release()
             finished = True
         finally:
@@ -118,7 +119,8 @@ class ResumableTrainer(transformers.Trainer):
     ) -> None:
         """As in transformers; where a signal has come, the run ends here, behind a checkpoint of this step."""
         writer = self.checkpoints.writer
-        writer.poll()
+        if self.args.world_size == 1:  # of several, all learn it at the next save: the others would wait for the first
+            writer.poll()
         self._warn_of_slow_saves()
         if not self._prepared and self.args.save_strategy != SaveStrategy.NO:
             self.checkpoints.prepare(self._read_rank())
@@ -131,7 +133,7 @@ class ResumableTrainer(transformers.Trainer):
             self._save_checkpoint(model, trial)
             self._random_before = None
         if self.stopping.number is not None:
-            writer.wait()
+            self.checkpoints.wait()
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
                 logger.info("step %d is saved, in %.1f s", self.state.global_step, writer.took_s[-1])
@@ -153,7 +155,7 @@ class ResumableTrainer(transformers.Trainer):
             )
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self.checkpoints.writer.wait()  # or the best checkpoint might still be written, and not be found
+        self.checkpoints.wait()  # or the best checkpoint might still be written, and not be found
         self._saved_step = self.state.global_step
         self.store_flos()
         self.seen.sum_up()
@@ -168,7 +170,7 @@ class ResumableTrainer(transformers.Trainer):
         facts[COUNT] = count_trainable(model)
         self.checkpoints.save(facts, self._read_rank())
         if any(isinstance(each, ReadsCheckpoints) for each in self.callback_handler.callbacks):
-            self.checkpoints.writer.wait()
+            self.checkpoints.wait()
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Nothing, where transformers pickles them: they are of `_read_rank`."""
@@ -202,7 +204,7 @@ class ResumableTrainer(transformers.Trainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """As in transformers, but DeepSpeed goes on from a checkpoint of ours, and not from one of its own."""
         engine = self.is_deepspeed_enabled
-        prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
+        prepared = super()._prepare_for_training(
             max_steps, train_dataloader, None if engine else resume_from_checkpoint
         )
         check_honored(self)
@@ -243,8 +245,7 @@ class ResumableTrainer(transformers.Trainer):
             restore_random(self, self._resumed)
 
     def _load_best_model(self) -> None:
-        self.checkpoints.writer.wait()
-        self.accelerator.wait_for_everyone()  # the first rank alone writes
+        self.checkpoints.wait()
         self.checkpoints.restore_weights(Path(str(self.state.best_model_checkpoint)))
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
@@ -270,7 +271,7 @@ class ResumableTrainer(transformers.Trainer):
             if self.state.global_step and self.args.save_strategy != SaveStrategy.NO:
                 if self._saved_step != self.state.global_step:
                     self._save_checkpoint(model, trial)
-                self.checkpoints.writer.wait()
+                self.checkpoints.wait()
             raise problem
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:

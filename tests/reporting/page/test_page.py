@@ -385,3 +385,11 @@ def test_baselines_stand_beside_the_value_where_a_phone_shows_them(tmp_path):
     read = Read(render_page(read_run(run_folder(tmp_path, classifier(), manifest())), Diagnosis("", ())))
     head = read.text[read.text.index("figure") :]
     assert head.index("value") < head.index("majority") < head.index("95% interval")
+
+
+def test_how_long_processes_have_waited_for_each_other_is_shown_from_the_least_to_the_most(tmp_path):
+    waited = {"min": 0.26, "max": 1234.5, "by_process": [1234.5, 0.26]}
+    made = report(distributed={"strategy": "DDP", "processes": 2, "waited_s": waited})
+    text = text_of(run_folder(tmp_path / "two", made, manifest()))
+    assert "waited for others 0.3 to 1,234.5 s a process" in text
+    assert "by_process" not in text

@@ -104,6 +104,8 @@ def test_losses_under_different_tokenizers_are_not_ranked_but_bits_per_byte_are(
 
 
 def test_only_what_differed_is_listed_and_the_runs_own_names_are_not(two):
+    for number, run in enumerate(two):
+        run.report["distributed"]["waited_s"] = {"min": 0.0, "max": number, "by_process": [0.0, number]}
     assert find_differences(two) == {"train.learning_rate": ["0.0001", "0.0005"]}
     text = text_of(two)
     assert "train.learning_rate" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,8 +15,9 @@ from training.trainers.sft_runs import trainer_of, uneven_rows
 from tuned_classifiers import saved_backbone
 
 from hf_finetune.errors import ConfigError, ModelError, NonFiniteError
+from hf_finetune.training.callbacks.guard import TrainingGuard
 from hf_finetune.training.callbacks.loss_watch import STEPS_WITHOUT_GRADIENT, WINDOW, LossWatch
-from hf_finetune.training.callbacks.offenders import as_before
+from hf_finetune.training.callbacks.offenders import MicroBatch, as_before
 from hf_finetune.training.checkpoints import writer
 from hf_finetune.training.trainers import base, sft
 
@@ -219,3 +221,17 @@ def test_a_checkpoint_that_is_being_written_counts_as_kept(tmp_path, monkeypatch
     monkeypatch.setattr(trainer, "compute_loss", compute_loss)
     with pytest.raises(NonFiniteError, match="the last checkpoint is kept"):
         trainer.train()
+
+
+def test_where_the_engine_looks_for_a_loss_scale_an_overflow_is_no_value_that_is_not_finite():
+    group = {"lr": 0.1}
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(scaler=None, num_processes=1, state=SimpleNamespace(deepspeed_plugin=object())),
+        args=SimpleNamespace(fp16=True, get_warmup_steps=lambda _: 0),
+        state=SimpleNamespace(max_steps=9, global_step=1),
+        optimizer=SimpleNamespace(param_groups=[group]),
+    )
+    guard = TrainingGuard()
+    guard.batches = [MicroBatch({}, None, torch.tensor(2.0), ((0,),))]
+    assert guard.allows(trainer, math.inf)
+    assert guard.watch.in_a_row["overflow"] == 1
