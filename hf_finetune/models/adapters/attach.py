@@ -364,9 +364,11 @@ def _get_lora_weights(model: PeftModel) -> dict[str, Tensor]:
 
 
 def _join_initial(model: PeftModel, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a PiSSA or OLoRA adapter beside its initial ones, by the names under which peft saves them."""
-    # With initial weights A0, B0 the model computes W - s B0 A0 + s B A = W + s [B | -B0] [A ; A0], where A is
-    # (rank, in) and B (out, rank): a lora_A grows to (2 rank, in), a lora_B to (out, 2 rank).
+    """The weights of a PiSSA or OLoRA adapter beside its initial ones, by the names under which peft saves them.
+
+    A lora_A grows from (rank, in) to (2 rank, in), a lora_B from (out, rank) to (out, 2 rank).
+    """
+    # With initial weights A0, B0 the model computes W - s B0 A0 + s B A = W + s [B | -B0] [A ; A0].
     initial: dict[str, Tensor] = getattr(model, INITIAL_WEIGHTS)
     joined = {}
     for key, first in initial.items():
