@@ -95,7 +95,10 @@ def put_whole(weight: Tensor, value: Tensor | None) -> None:
 
 @torch.no_grad()
 def change_whole(weight: Tensor, change: Callable[[Tensor], Tensor]) -> None:
-    """Set a weight, split or not, to what `change` makes of the whole of it; every process, behind `split_again`."""
+    """Set a weight, split or not, to what `change` makes of the whole of it; every process, behind `split_again`.
+
+    `change` gets all of it on each of them, (out, in) of a linear layer, and returns as much.
+    """
     if not (isinstance(weight, DTensor) or _is_partitioned(weight)):
         weight.copy_(change(weight))
         return
