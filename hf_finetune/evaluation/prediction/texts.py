@@ -31,7 +31,9 @@ def make_text_kind(prefix: str) -> RowKind:
             row_type = accept_added(TextRow, added)
             row_format = RowFormat("text", "document", ("text",), row_type, _collect_texts, ("text_pair",))
         else:
-            row_format = RowFormat("input_output", "document", ("input",), accept_added(InputRow, added), _collect_inputs)
+            row_format = RowFormat(
+                "input_output", "document", ("input",), accept_added(InputRow, added), _collect_inputs
+            )
         return RowDecoder(row_format, (), first)
 
     return RowKind(("text", "input"), make_decoder, added)
