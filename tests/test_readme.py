@@ -33,7 +33,12 @@ def type_commands(commands: list[str], folder: Path, environment: dict[str, str]
         trains = " train " in command or "recipes/configs" in command
         fewer = FEWER_STEPS if trains else FEWER_TOKENS if command.startswith("hf-finetune generate") else ""
         done = subprocess.run(
-            ["bash", "-c", f"{command} {fewer}"], cwd=folder, env=environment, capture_output=True, text=True, check=False
+            ["bash", "-c", f"{command} {fewer}"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         if command.endswith("cd ../mydir"):
@@ -53,7 +58,9 @@ def test_a_file_of_ones_own_becomes_a_scored_model(tmp_path, preloaded, real_mod
     type_commands(commands, tmp_path, preloaded)
     report = json.loads((tmp_path / "runs" / "questions" / "report.json").read_text())
     assert (report["recipe"], report["status"], report["data"]["train"]["dropped"]) == ("lora", "done", 0)
-    assert report["evaluation"]["validation"]["comparison"]["figures"]["loss"]["base"] < 8  # of a model that knows English
+    assert (
+        report["evaluation"]["validation"]["comparison"]["figures"]["loss"]["base"] < 8
+    )  # of a model that knows English
 
 
 def test_every_other_command_does_what_the_readme_says(tmp_path, preloaded):

@@ -87,14 +87,20 @@ def generate(
 
     check_template_hash(trust_chat_template)
     check_saved_model(model, "generate", None if base else base_path)  # before torch is imported
+    asked = AskedModel(model, base, base_path, trust_chat_template)
     if rows is not None:
-        asked = AskedOptions(rows, output, overwrite, prefix, parse_columns(columns, prompts), batch_size)
-        answering = AskedModel(model, base, base_path, trust_chat_template)
-        answer_rows(answering, asked, settings, system, raw=raw, as_json=as_json)
+        options = AskedOptions(rows, output, overwrite, prefix, parse_columns(columns, prompts), batch_size)
+        answer_rows(asked, options, settings, system, raw=raw, as_json=as_json)
         return
     for_rows = {"--output": output, "--overwrite": overwrite, "--prefix": prefix, "--columns": columns}
     _check_prompts(prompts, {**for_rows, "--batch-size": batch_size})
-    announce(model)
+    _answer_prompts(asked, prompts or [], settings, system, raw=raw, as_json=as_json)
+
+
+def _answer_prompts(
+    model: AskedModel, prompts: list[str], settings: EvalSection, system: str | None, *, raw: bool, as_json: bool
+) -> None:
+    announce(model.path)
     from functools import partial
 
     from hf_finetune.environment import set_up_logging
@@ -103,11 +109,12 @@ def generate(
     set_up_logging()
     hold_commits()
     speak = partial(_speak, prompts=prompts, settings=settings, system=system, raw=raw)
-    first = partial(_look_at_template, trust_chat_template, prompts=prompts, system=system, raw=raw)
-    if base:
-        _print_pairs(zip(*run_base_and_tuned(model, base_path, speak, speak, first), strict=True), as_json=as_json)
+    first = partial(_look_at_template, model.trusted, prompts=prompts, system=system, raw=raw)
+    if model.base:
+        both = run_base_and_tuned(model.path, model.base_path, speak, speak, first)
+        _print_pairs(zip(*both, strict=True), as_json=as_json)
         return
-    loaded, tokenizer = load_for_generation(model, base=base_path, first=first)
+    loaded, tokenizer = load_for_generation(model.path, base=model.base_path, first=first)
     _print_samples(speak(loaded, tokenizer), "\n" if tokenizer.chat_template and not raw else "", as_json=as_json)
 
 

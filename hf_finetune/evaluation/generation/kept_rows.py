@@ -75,7 +75,7 @@ class RowFile:
         same = all(line.startswith(begin) for line, begin in zip(lines, begins, strict=False))
         if not same and not self.anew:
             what = f"holds answers to other rows than those that are asked now, from row {self.rows + 1:,} on"
-            raise ConfigError(Problem(what, f"name the file of before, {OVERWRITE}", self.shown, code="HF364"))
+            raise ConfigError(Problem(what, f"name the file of before, {OVERWRITE}", self.shown, code="HF362"))
         if len(lines) == len(begins) and same:
             self.rows += len(lines)
             return True
@@ -105,7 +105,7 @@ class RowFile:
         if not self.at_end and self.file.read(1):
             if not self.anew:
                 what = f"holds answers to more rows than the {self.rows:,} that are asked now"
-                raise ConfigError(Problem(what, f"name the file of before, {OVERWRITE}", self.shown, code="HF364"))
+                raise ConfigError(Problem(what, f"name the file of before, {OVERWRITE}", self.shown, code="HF362"))
             self.file.seek(self.file.tell() - 1)
             self.file.truncate()
 
@@ -193,7 +193,7 @@ def _check_record(folder: Path, shown: str, made_from: Mapping[str, Any], *, ove
         known = before if isinstance(before, dict) else {}
         others = " and another ".join(name for name in now if known.get(name) != now[name])
         what = f"holds answers that were made with another {others}"
-        raise ConfigError(Problem(what, f"type the command of before, {OVERWRITE}", shown, code="HF364"))
+        raise ConfigError(Problem(what, f"type the command of before, {OVERWRITE}", shown, code="HF362"))
     for each in folder.glob("*.jsonl"):
         each.unlink()
     write_atomically(path, json.dumps(now, indent=2) + "\n", private=True)
