@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune.cli.row_files import open_output
 from hf_finetune.cli.commands.score import _print_metrics
+from hf_finetune.cli.row_files import open_output
 from hf_finetune.cli.terminal import print_json, say
 from hf_finetune.environment import escape_logged_lines
 from hf_finetune.environment.escaped_lines import EscapingFormatter
