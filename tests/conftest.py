@@ -83,9 +83,16 @@ def no_launch_of_another_test() -> Iterator[None]:
 # Files whose tests take longest: first, so that no process is left alone with one of them in the end. pytest-xdist
 # would begin with those of most tests, and end with long files of few; `make test` tells it to keep this order.
 LONGEST = (
-    *("test_interruption.py", "test_readme.py", "test_families.py", "test_terminal.py", "test_real_models.py"),
-    *("test_standard_library.py", "test_full_disk.py", "test_cli.py", "test_scratch_gpt_saving.py"),
-    *("test_evaluation_page.py", "test_score_recipe.py", "test_base_scores.py", "test_batch.py", "test_configs.py"),
+    *("test_interruption.py", "test_strategies.py", "test_readme.py", "test_families.py", "test_kills.py"),
+    *("test_signals.py", "test_real_models.py", "test_failing_steps.py", "test_secrets_measured.py", "test_merge.py"),
+    *("test_views.py", "test_terminal.py", "test_cli.py", "test_lost_runs.py", "test_base_scores.py"),
+    *(
+        "test_workers.py",
+        "test_assistant_mask.py",
+        "test_run_and_score_agree.py",
+        "test_configs.py",
+        "test_progress.py",
+    ),
 )
 
 
