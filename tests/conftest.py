@@ -86,13 +86,7 @@ LONGEST = (
     *("test_interruption.py", "test_strategies.py", "test_readme.py", "test_families.py", "test_kills.py"),
     *("test_signals.py", "test_real_models.py", "test_failing_steps.py", "test_secrets_measured.py", "test_merge.py"),
     *("test_views.py", "test_terminal.py", "test_cli.py", "test_lost_runs.py", "test_base_scores.py"),
-    *(
-        "test_workers.py",
-        "test_assistant_mask.py",
-        "test_run_and_score_agree.py",
-        "test_configs.py",
-        "test_progress.py",
-    ),
+    *("test_workers.py", "test_assistant_mask.py", "test_run_and_score_agree.py", "test_configs.py"),
 )
 
 
