@@ -83,9 +83,10 @@ def no_launch_of_another_test() -> Iterator[None]:
 # Files whose tests take longest: first, so that no process is left alone with one of them in the end. pytest-xdist
 # would begin with those of most tests, and end with long files of few; `make test` tells it to keep this order.
 LONGEST = (
-    *("test_interruption.py", "test_readme.py", "test_families.py", "test_terminal.py", "test_real_models.py"),
-    *("test_standard_library.py", "test_full_disk.py", "test_cli.py", "test_scratch_gpt_saving.py"),
-    *("test_evaluation_page.py", "test_score_recipe.py", "test_base_scores.py", "test_batch.py", "test_configs.py"),
+    *("test_interruption.py", "test_strategies.py", "test_readme.py", "test_families.py", "test_kills.py"),
+    *("test_signals.py", "test_real_models.py", "test_failing_steps.py", "test_secrets_measured.py", "test_merge.py"),
+    *("test_views.py", "test_terminal.py", "test_cli.py", "test_lost_runs.py", "test_base_scores.py"),
+    *("test_workers.py", "test_assistant_mask.py", "test_run_and_score_agree.py", "test_configs.py"),
 )
 
 
@@ -116,7 +117,8 @@ def make_unreadable() -> Callable[[Path], None]:
 def real_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """`real_model("minilm")`: the folder that `hf-finetune model` makes; skips where its package is not in the cache.
 
-    For tests marked `real`: nothing is downloaded here.
+    For tests marked `real`: nothing is downloaded here. What `make models` has made by the code as it is now, which
+    takes most of a minute, is taken as it stands, once it is found to be whole.
     """
     from hf_finetune.models import PACKAGES, make_model
     from hf_finetune.models.ready_made.wheels import find_cache
@@ -124,14 +126,18 @@ def real_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     of_this_process = tmp_path_factory.getbasetemp()
     folder = of_this_process.parent if "PYTEST_XDIST_WORKER" in os.environ else of_this_process
     (folder / "models").mkdir(exist_ok=True)
+    code = max(path.stat().st_mtime for path in (ROOT / "hf_finetune/models/ready_made").glob("*.py"))
 
     def make(name: str) -> Path:
         if not (find_cache() / PACKAGES[name].wheel.file).is_file():
             pytest.skip(f"{name} is not in the cache: hf-finetune model {name} FOLDER fetches it")
+        made = ROOT / "models" / name
+        if not made.is_dir() or made.stat().st_mtime < code:
+            made = folder / "models" / name
         with open(folder / f"{name}.lock", "w") as lock:  # made once by the processes of pytest-xdist
             fcntl.flock(lock, fcntl.LOCK_EX)
-            make_model(name, folder / "models" / name)
-        return folder / "models" / name
+            make_model(name, made)
+        return made
 
     return make
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from itertools import combinations
 from pathlib import Path
@@ -66,7 +67,8 @@ FOLDERS = sorted(path.parent for path in PACKAGE.glob("*/**/__init__.py") if pat
 LAZY_ROOMS = [room for room in ROOMS if room not in ("cli", "config")]
 
 
-def imports_of(path: Path) -> set[str]:
+@cache
+def imports_of(path: Path) -> frozenset[str]:
     """Names of the modules that a file imports, relative ones made absolute, wherever in the file they stand."""
     package = ".".join(path.relative_to(ROOT).with_suffix("").parts[:-1])
     found = set()
@@ -76,7 +78,7 @@ def imports_of(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
             found.add(".".join(part for part in (base, node.module) if part))
-    return found
+    return frozenset(found)
 
 
 def room_of(path: Path) -> str:

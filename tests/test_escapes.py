@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from hf_finetune.cli.commands.predict import _open_output
 from hf_finetune.cli.commands.score import _print_metrics
+from hf_finetune.cli.row_files import open_output
 from hf_finetune.cli.terminal import print_json, say
 from hf_finetune.environment import escape_logged_lines
 from hf_finetune.environment.escaped_lines import EscapingFormatter
@@ -64,7 +64,7 @@ def test_what_is_shown_logged_or_warned_of_is_escaped(capsys):
 def test_rows_to_a_terminal_say_the_same_without_a_sign_that_it_obeys(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     row = {"text": ALL.replace("\ud800", "").replace("\udcff", "")}
-    with _open_output(None) as rows:
+    with open_output(None) as rows:
         rows.writelines([json.dumps(row, ensure_ascii=False).encode() + b"\n"])
     shown = capsys.readouterr().out
     assert not OBEYED.search(shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OWN_FILE, *_ = README.split("## Your own file", 1)[1].split("## ", 1)
 FEWER_STEPS = "train.max_steps=2 train.eval_steps=2 train.save_steps=2 eval.max_new_tokens=2"
+FEWER_TOKENS = "--max-new-tokens 8"
 
 
 def read_commands(text: str) -> list[str]:
@@ -28,9 +30,15 @@ def type_commands(commands: list[str], folder: Path, environment: dict[str, str]
             continue
         if command == ". .venv/bin/activate":  # these commands are on the path
             continue
-        steps = f" {FEWER_STEPS}" if " train " in command or "recipes/configs" in command else ""
+        trains = " train " in command or "recipes/configs" in command
+        fewer = FEWER_STEPS if trains else FEWER_TOKENS if command.startswith("hf-finetune generate") else ""
         done = subprocess.run(
-            ["bash", "-c", command + steps], cwd=folder, env=environment, capture_output=True, text=True, check=False
+            ["bash", "-c", f"{command} {fewer}"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         if command.endswith("cd ../mydir"):
@@ -48,6 +56,11 @@ def test_a_file_of_ones_own_becomes_a_scored_model(tmp_path, preloaded, real_mod
     commands = read_commands(OWN_FILE)
     assert len(commands) == 7
     type_commands(commands, tmp_path, preloaded)
+    report = json.loads((tmp_path / "runs" / "questions" / "report.json").read_text())
+    assert (report["recipe"], report["status"], report["data"]["train"]["dropped"]) == ("lora", "done", 0)
+    assert (
+        report["evaluation"]["validation"]["comparison"]["figures"]["loss"]["base"] < 8
+    )  # of a model that knows English
 
 
 def test_every_other_command_does_what_the_readme_says(tmp_path, preloaded):

@@ -1,10 +1,12 @@
 """The `hf-finetune` command. Nothing heavy is imported before a command needs it: `--help` answers at once.
 
 commands/          one file a command
+answering.py       `hf-finetune generate --input`
 launcher.py        `hf-finetune train`: from a run file to the processes that run its recipe
 restarts.py        `--max-restarts`: it goes on by itself where a process or a machine was lost
 meeting.py         where machines meet again after one was lost
 option_tables.py   what each command calls the settings of a run file
+row_files.py       files of rows that are read and written
 terminal.py        shared options, and how commands write and read
 """
 

@@ -60,7 +60,11 @@ OPTION_NAMES: dict[str, OptionNames] = {
         otherwise="give it the fields of a row format first: hf-finetune rows FILE NEW --columns FIELD=COLUMN",
         instead={"data.format": "name it .txt: each line, or what blank lines separate, is a document then"},
     ),
-    "generate": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
+    "generate": OptionNames(
+        {**_ARGUMENTS, **_SAMPLING, **_TEMPLATE, "data.columns": "--columns", "data.format": "", "data.allow_empty": ""}
+        | {"eval.batch_size": "--batch-size"},
+        otherwise='write each prompt on a line of its own, as {"prompt": "..."}',
+    ),
     "chat": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
     "merge": OptionNames({**_ARGUMENTS, **_TEMPLATE, "data.test": "--data", "data.labels": ""}),
 }

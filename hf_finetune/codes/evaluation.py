@@ -170,9 +170,9 @@ EVALUATION: dict[str, Code] = {
         "correct id2label in config.json",
     ),
     "HF343": Code(
-        "a row that has a field of the name that a prediction is to get",
+        "a row that has a field of the name that a prediction or an answer is to get",
         "error",
-        "The label that the row came with would be written over.",
+        "What the row came with would be written over.",
         "give the added fields other names with --prefix",
     ),
     # Text that is generated.
@@ -225,5 +225,12 @@ EVALUATION: dict[str, Code] = {
         "warning",
         "The run of the model has left no record of its training rows, so that nobody can tell whether they are new.",
         "keep the run folder as the run wrote it, or train again",
+    ),
+    "HF362": Code(
+        "answers that were begun from something else",
+        "error",
+        "Beside the output lie rows that an earlier call has answered, and its model, its options or its rows were "
+        "others: the file would hold answers of both.",
+        "type the command of before, which goes on behind them, or begin anew with --overwrite",
     ),
 }

@@ -287,11 +287,11 @@ TRAINING: dict[str, Code] = {
         "put it back as the run wrote it, or remove it: labels are then those of the largest probability",
     ),
     "HF961": Code(
-        "rows could not be labeled",
+        "rows could not be labeled or answered",
         "error",
-        "They cannot be read, or lack the text that the model labels; the messages before this one name each by its "
-        "line.",
-        "correct them as those messages say, and label them again",
+        "They cannot be read, lack the text that the model is asked, or ask for more than it takes; the messages "
+        "before this one name each by its line.",
+        "correct them as those messages say, and have them labeled or answered again",
     ),
     "HF962": Code(
         "options of sampling have no effect at temperature 0",

@@ -4,7 +4,7 @@ metrics/            a shelf of `evaluate.Metric` modules over the same formulas
 statistics/         bootstrap intervals, the paired test of two models, slices of rows
 classification/     metrics, calibration, thresholds, baselines and mistakes of classifiers
 language_modeling/  loss, perplexity, bits per byte, beside the base's; answers beside references
-generation/         prompts -> answers, one by one, batched, streamed, in a chat, while a run trains
+generation/         prompts -> answers, one by one, of a file of rows, streamed, in a chat, while a run trains
 prediction/         a classifier labels a file of any length
 probes/             memorization and counterfactual swaps of words
 scoring/            all of these for a saved model, beside its base: recipes/score.py
@@ -21,8 +21,15 @@ if TYPE_CHECKING:
     from hf_finetune.evaluation.classification.calibration import fit_decision
     from hf_finetune.evaluation.classification.metrics import classification_metrics, predict_saved, predict_split
     from hf_finetune.evaluation.classification.mistakes import show_mistakes
+    from hf_finetune.evaluation.generation.answer_file import (
+        AnswerStats,
+        AskedFile,
+        RowsAsked,
+        choose_batch_size,
+    )
     from hf_finetune.evaluation.generation.chat_session import ChatDisplay, ChatSession, run_chat
     from hf_finetune.evaluation.generation.display import format_sample, format_side_by_side
+    from hf_finetune.evaluation.generation.kept_rows import AnswerFolder, keep_answers, pass_on_answers
     from hf_finetune.evaluation.generation.prompts import Sample, check_responses, generate_responses, try_template
     from hf_finetune.evaluation.generation.row_prompts import fill_prompts
     from hf_finetune.evaluation.generation.sample_callback import SamplePrompts
@@ -39,14 +46,19 @@ if TYPE_CHECKING:
     from hf_finetune.evaluation.statistics.paired_test import compare_models
 
 __all__ = [
+    "AnswerFolder",
+    "AnswerStats",
+    "AskedFile",
     "ChatDisplay",
     "ChatSession",
     "PredictionOptions",
+    "RowsAsked",
     "Sample",
     "SamplePrompts",
     "ScoreResult",
     "bootstrap_intervals",
     "check_responses",
+    "choose_batch_size",
     "classification_metrics",
     "compare_models",
     "fill_prompts",
@@ -54,8 +66,10 @@ __all__ = [
     "format_sample",
     "format_side_by_side",
     "generate_responses",
+    "keep_answers",
     "language_model_metrics",
     "load_scored_rows",
+    "pass_on_answers",
     "predict_file",
     "predict_saved",
     "predict_split",

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from hf_finetune.models.base_and_tuned import run_base_and_tuned
     from hf_finetune.models.classifiers import load_classifier, match_labels, set_trainable
     from hf_finetune.models.files.locate import hold_commits, pin_commits
-    from hf_finetune.models.files.provenance import check_same_model, describe_model_source, pin_revision, pin_scored
+    from hf_finetune.models.files.provenance import (
+        check_same_model,
+        describe_model_source,
+        identify_model,
+        pin_revision,
+        pin_scored,
+    )
     from hf_finetune.models.generation_config import stop_after_turns
     from hf_finetune.models.lengths import block_size, row_length, text_length
     from hf_finetune.models.loading import load_causal_lm, load_config
@@ -50,6 +56,7 @@ __all__ = [
     "count_parameters",
     "describe_model_source",
     "hold_commits",
+    "identify_model",
     "is_sequence_classifier",
     "load_causal_lm",
     "load_classifier",

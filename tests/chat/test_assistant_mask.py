@@ -16,7 +16,7 @@ from hf_finetune.chat.template import encode_prompt, get_training_template, prep
 from hf_finetune.data.tokenization.spans import find_token_ranges
 
 # `CONVERSATIONS=5000` for the long run.
-CONVERSATIONS = int(os.environ.get("CONVERSATIONS", "400"))
+CONVERSATIONS = int(os.environ.get("CONVERSATIONS", "80"))
 
 HARMLESS = [
     *("yes", "Not at all.", "naïve café", "東京 Привет 🙂", "2 + 2 = 4", "def f(x):\n    return x", "a\n\nb"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from hf_finetune.cli import main
-from hf_finetune.cli.commands.predict import _open_output
+from hf_finetune.cli.row_files import open_output
 from hf_finetune.errors import CannotWriteError, machine_errors
 from hf_finetune.reporting import open_manifest
 from hf_finetune.reporting.card import write_card
@@ -92,7 +92,7 @@ def test_every_command_that_writes_rows_writes_them_for_their_owner_alone(tmp_pa
                 (tmp_path / name).chmod(0o644)
             run(monkeypatch, *words)
             assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600, words
-    with _open_output("predicted.jsonl") as rows:
+    with open_output("predicted.jsonl") as rows:
         rows.write(ROWS.encode())
     assert stat.S_IMODE((tmp_path / "predicted.jsonl").stat().st_mode) == 0o600
 

@@ -231,12 +231,20 @@ RUN = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path[:0] = {paths!r}
-from test_workers import Work, cut, map_rows
-def slowly(number):
-    time.sleep({work})
-    return number
-for result in map_rows(Work(slowly), cut([*range(4_000)]), 2):
-    print(*result, flush=True)
+import pyarrow as pa
+from hf_finetune.data.workers import map_rows
+class Work:
+    def read(self, first, table):
+        return first
+    def encode(self, first):
+        time.sleep({work})
+        return first
+    def build(self, first):
+        return first
+    def collect(self): ...
+    def merge(self, collected): ...
+for result in map_rows(Work(), [(at, pa.table({{"number": [at]}})) for at in range(2_000)], 2):
+    print(result, flush=True)
     time.sleep({use})
 """
 
@@ -244,9 +252,8 @@ for result in map_rows(Work(slowly), cut([*range(4_000)]), 2):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("work", "use"), [(0.2, 0), (0, 0.2)])
 def test_processes_end_with_the_one_that_started_them(number, work, use):
-    paths = [*sys.path, os.path.dirname(__file__)]
     run = subprocess.Popen(
-        [sys.executable, "-c", RUN.format(paths=paths, work=work, use=use)],
+        [sys.executable, "-c", RUN.format(paths=sys.path, work=work, use=use)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

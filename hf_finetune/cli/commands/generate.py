@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_finetune.cli.answering import AskedModel, AskedOptions, answer_rows
+from hf_finetune.cli.row_files import Output, Overwrite
 from hf_finetune.cli.terminal import (
     BasePath,
+    Columns,
     Json,
     Model,
     Trust,
     announce,
     make_console,
+    parse_columns,
     print_json,
     read_terminal_lines,
     say,
     say_piece,
 )
+from hf_finetune.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -36,12 +41,26 @@ MaxNewTokens = Annotated[int, typer.Option(min=1)]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float | None, typer.Option(help="Draw from the likeliest tokens of this probability in all.")]
 TopK = Annotated[int | None, typer.Option(min=1, help="Draw from this many tokens; by default 50.")]
+Input = Annotated[
+    str | None,
+    typer.Option("--input", help="Rows to answer in place of prompts: JSONL or a table; - is standard input."),
+]
+Prefix = Annotated[
+    str, typer.Option(help="Before the names generated and base_generated, where rows have such fields.")
+]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows of --input that are answered at once.")]
 RepetitionPenalty = Annotated[float, typer.Option(help="Above 1 makes tokens that are there less likely.")]
 
 
 def generate(
     model: Model,
-    prompts: Annotated[list[str], typer.Argument(help="Messages to answer, or texts to continue.")],
+    prompts: Annotated[list[str] | None, typer.Argument(help="Messages to answer, or texts to continue.")] = None,
+    rows: Input = None,
+    output: Output = None,
+    overwrite: Overwrite = False,
+    prefix: Prefix = "",
+    columns: Columns = None,
+    batch_size: BatchSize = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue text, even if the model can chat.")] = False,
     base: Annotated[bool, typer.Option("--base", help="The base and the tuned model, side by side.")] = False,
     base_path: BasePath = None,
@@ -55,7 +74,7 @@ def generate(
     trust_chat_template: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Answer prompts with a chat model or adapter; continue them with a model that has no chat template."""
+    """Answer prompts, or the rows of a file, with a chat model or adapter; continue them without a chat template."""
     settings = _build_sampling(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
@@ -68,7 +87,20 @@ def generate(
 
     check_template_hash(trust_chat_template)
     check_saved_model(model, "generate", None if base else base_path)  # before torch is imported
-    announce(model)
+    asked = AskedModel(model, base, base_path, trust_chat_template)
+    if rows is not None:
+        options = AskedOptions(rows, output, overwrite, prefix, parse_columns(columns, prompts), batch_size)
+        answer_rows(asked, options, settings, system, raw=raw, as_json=as_json)
+        return
+    for_rows = {"--output": output, "--overwrite": overwrite, "--prefix": prefix, "--columns": columns}
+    _check_prompts(prompts, {**for_rows, "--batch-size": batch_size})
+    _answer_prompts(asked, prompts or [], settings, system, raw=raw, as_json=as_json)
+
+
+def _answer_prompts(
+    model: AskedModel, prompts: list[str], settings: EvalSection, system: str | None, *, raw: bool, as_json: bool
+) -> None:
+    announce(model.path)
     from functools import partial
 
     from hf_finetune.environment import set_up_logging
@@ -77,12 +109,24 @@ def generate(
     set_up_logging()
     hold_commits()
     speak = partial(_speak, prompts=prompts, settings=settings, system=system, raw=raw)
-    first = partial(_look_at_template, trust_chat_template, prompts=prompts, system=system, raw=raw)
-    if base:
-        _print_pairs(zip(*run_base_and_tuned(model, base_path, speak, speak, first), strict=True), as_json=as_json)
+    first = partial(_look_at_template, model.trusted, prompts=prompts, system=system, raw=raw)
+    if model.base:
+        both = run_base_and_tuned(model.path, model.base_path, speak, speak, first)
+        _print_pairs(zip(*both, strict=True), as_json=as_json)
         return
-    loaded, tokenizer = load_for_generation(model, base=base_path, first=first)
+    loaded, tokenizer = load_for_generation(model.path, base=model.base_path, first=first)
     _print_samples(speak(loaded, tokenizer), "\n" if tokenizer.chat_template and not raw else "", as_json=as_json)
+
+
+def _check_prompts(prompts: list[str] | None, for_rows: dict[str, Any]) -> None:
+    """Raise `ConfigError` where nothing is asked, or options are given that are of rows alone."""
+    given = [option for option, value in for_rows.items() if value]
+    if given:
+        what = f"{' and '.join(given)} {'are' if len(given) > 1 else 'is'} for the rows of --input, which is not given"
+        raise ConfigError(Problem(what, "name a file of rows with --input, or leave them out", code="HF601"))
+    if not prompts:
+        what = "nothing is asked"
+        raise ConfigError(Problem(what, "write a prompt, or name a file of rows with --input", code="HF601"))
 
 
 def _look_at_template(trusted: str | None, tokenizer: PreTrainedTokenizerFast, **asked: Any) -> None:

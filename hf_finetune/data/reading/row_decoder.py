@@ -110,10 +110,12 @@ class RowDecoder:
         allow_empty: bool = False,
         columns: Mapping[str, str] | None = None,
         label_map: Mapping[str, str] | None = None,
+        asked: bool = False,
     ) -> None:
         """`kept`: fields besides the format's that splits need; `first_row` has the others to expect.
 
         `columns`: for messages, the user's names of fields that were renamed. `label_map`: labels -> those of the run.
+        `asked`: see `ConversationRules`.
         """
         self.row_format = row_format
         self._columns = columns or {}
@@ -145,7 +147,7 @@ class RowDecoder:
         items = row_format.items
         self._items = attrgetter(items.field) if items else None
         self._required_in_item = len(items.required) if items else 0
-        self._turn_rules = ConversationRules(row_format, allow_empty=allow_empty)
+        self._turn_rules = ConversationRules(row_format, allow_empty=allow_empty, asked=asked)
         self._countable = all(_PLAIN_KEY.fullmatch(key) for key in self.attributes)
 
     def _list_keys(self) -> Iterable[str]:

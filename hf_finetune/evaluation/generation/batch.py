@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ PROBED_TOKENS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class Request:
     place: int
     """Index among the caller's prompts."""
     ids: list[int]
@@ -61,33 +61,47 @@ def generate_batch(
     too small for a single prompt. All states are restored, as by `continue_prompts`.
     """
     ends = {*find_end_token_ids(tokenizer), *get_eos_token_ids(model)}
-    answers: dict[int, Answer] = {}
     with generation_session(model, tokenizer, settings, 0, ends) as session:
-        waiting = _build_requests(session, prompts)
-        can_pad = _can_pad(session, waiting)
-        while waiting:
-            batch = [request for request in waiting[:batch_size] if _fit_together(waiting[0], request, can_pad=can_pad)]
-            found = _answer_batch(session, batch, numbers or range(len(prompts)))
-            if found is None:
-                batch_size = max(1, len(batch) // 2)
-                logger.warning(
-                    "out of memory answering %d prompts at once: %d from here on",
-                    len(batch),
-                    batch_size,
-                    extra={"code": "HF350"},
-                )
-                clear_device_cache(garbage_collection=True)
-                continue
-            answers |= found
-            waiting = waiting[len(batch) :]
+        requests = _build_requests(session, prompts)
+        answers = dict(answer_requests(session, requests, numbers or range(len(prompts)), batch_size))
     return [answers[place] for place in range(len(prompts))]
 
 
-def _build_requests(session: GenerationSession, prompts: Sequence[Sequence[int]]) -> list[_Request]:
-    """Cut prompts to fit, and sort them: equal `max_new_tokens` together, longest prompt first.
+def answer_requests(
+    session: GenerationSession,
+    requests: Sequence[Request],
+    numbers: Sequence[int],
+    batch_size: int,
+    *,
+    penalize_prompt: bool = False,
+) -> Iterator[tuple[int, Answer]]:
+    """Yield the answers with their places, batch by batch; see `generate_batch`.
 
-    The longest come first so that memory runs out at once or not at all.
+    Under `penalize_prompt` the repetition penalty counts the tokens of the prompts, too.
     """
+    # Equal `max_new_tokens` together, the longest first so that memory runs out at once or not at all.
+    waiting = sorted(requests, key=lambda request: (request.max_new_tokens, -len(request.ids)))
+    penalized = penalize_prompt and session.settings.repetition_penalty != 1  # and so would padding be
+    can_pad = not penalized and _can_pad(session, waiting)
+    while waiting:
+        batch = [request for request in waiting[:batch_size] if _fit_together(waiting[0], request, can_pad=can_pad)]
+        found = _answer_batch(session, batch, numbers, penalize_prompt=penalized)
+        if found is None:
+            batch_size = max(1, len(batch) // 2)
+            logger.warning(
+                "out of memory answering %d prompts at once: %d from here on",
+                len(batch),
+                batch_size,
+                extra={"code": "HF350"},
+            )
+            clear_device_cache(garbage_collection=True)
+            continue
+        yield from found.items()
+        waiting = waiting[len(batch) :]
+
+
+def _build_requests(session: GenerationSession, prompts: Sequence[Sequence[int]]) -> list[Request]:
+    """Cut prompts to fit."""
     # 1,024 positions and max_new_tokens 800: every prompt must leave 512 positions, so one of 700 tokens keeps its last
     # 512 and may generate 512; one of 100 tokens keeps all and may generate 800.
     positions, most = session.max_positions, session.settings.max_new_tokens
@@ -100,14 +114,14 @@ def _build_requests(session: GenerationSession, prompts: Sequence[Sequence[int]]
             cut += len(ids) > positions - least
             ids = ids[-(positions - least) :]
             room = min(most, positions - len(ids))
-        requests.append(_Request(place, ids, room))
+        requests.append(Request(place, ids, room))
     if cut:
         what = "%d of %d prompts are cut at their start: of %s positions, %d are for the answer"
         logger.warning(what, cut, len(prompts), f"{positions:,}", least, extra={"code": "HF351"})
-    return sorted(requests, key=lambda request: (request.max_new_tokens, -len(request.ids)))
+    return requests
 
 
-def _can_pad(session: GenerationSession, requests: Sequence[_Request]) -> bool:
+def _can_pad(session: GenerationSession, requests: Sequence[Request]) -> bool:
     """Whether the model reads a padded prompt as it reads the prompt alone; True where no two differ in length."""
     # The states of RWKV and RecurrentGemma run over the padding, whatever the attention mask says (transformers 5.23).
     lengths = {len(request.ids) for request in requests}
@@ -127,19 +141,20 @@ def _can_pad(session: GenerationSession, requests: Sequence[_Request]) -> bool:
     return can_pad
 
 
-def _fit_together(first: _Request, other: _Request, *, can_pad: bool) -> bool:
+def _fit_together(first: Request, other: Request, *, can_pad: bool) -> bool:
     same_length = len(first.ids) == len(other.ids)
     return first.max_new_tokens == other.max_new_tokens and (can_pad or same_length)
 
 
 def _answer_batch(
-    session: GenerationSession, batch: Sequence[_Request], numbers: Sequence[int]
+    session: GenerationSession, batch: Sequence[Request], numbers: Sequence[int], *, penalize_prompt: bool
 ) -> dict[int, Answer] | None:
     """Return the answers by place, or None if memory ran out; raises `ModelError` if it did for a single prompt."""
     # Made anew for a batch that is tried again in halves.
     generators = [make_generator(session.settings, numbers[request.place]) for request in batch]
     try:
-        rows = generate_ids(session, [request.ids for request in batch], batch[0].max_new_tokens, generators=generators)
+        prompts, most = [request.ids for request in batch], batch[0].max_new_tokens
+        rows = generate_ids(session, prompts, most, generators=generators, penalize_prompt=penalize_prompt)
     except RuntimeError as error:
         # accelerate knows the messages of CUDA, cuDNN and the CPU's allocator, which raise different errors.
         if not should_reduce_batch_size(error):

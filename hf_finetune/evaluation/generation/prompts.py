@@ -63,7 +63,7 @@ def continue_prompts(
     progress = ProgressLines("texts continued", len(prompts))
     for index, prompt in enumerate(prompts):
         with generation_session(model, tokenizer, settings, index) as session:
-            samples.append(_continue_prompt(session, prompt, settings.seed + index))
+            samples.append(continue_prompt(session, prompt, settings.seed + index))
         progress.log_if_due(len(samples))
     return samples
 
@@ -220,16 +220,20 @@ def format_unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
     return ", ".join(f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece) for piece in pieces)
 
 
-def _continue_prompt(session: GenerationSession, prompt: str, seed: int) -> Sample:
+def encode_beginning(tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
+    """Tokenize the beginning of a document, with the token that documents begin with: (tokens,) ids."""
+    ids = list(encode_documents(tokenizer, [prompt])[0])
+    return [get_start_token_id(tokenizer), *ids] if tokenizer.bos_token_id is not None or not ids else ids
+
+
+def continue_prompt(session: GenerationSession, prompt: str, seed: int) -> Sample:
     """Continue a document beyond the model's positions.
 
     4 positions, prompt [1, 2, 3]: the model reads [1, 2, 3] and generates 4; then it reads the later half [3, 4] and
     generates 5 and 6; then [5, 6], and so on up to `max_new_tokens`. A longer prompt loses its first tokens.
     """
     tokenizer, positions = session.tokenizer, session.max_positions
-    ids = list(encode_documents(tokenizer, [prompt])[0])
-    if tokenizer.bos_token_id is not None or not ids:
-        ids = [get_start_token_id(tokenizer), *ids]
+    ids = encode_beginning(tokenizer, prompt)
     cut = 0 if positions is None else max(0, len(ids) - (positions - 1))
     if cut:
         logger.warning(

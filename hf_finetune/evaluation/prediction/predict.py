@@ -37,7 +37,9 @@ from hf_finetune.errors import (
     Problem,
     format_problems,
 )
-from hf_finetune.evaluation.prediction.rows import Window, append_fields, format_added_fields, is_compact, read_windows
+from hf_finetune.evaluation.prediction.added_fields import format_added_fields
+from hf_finetune.evaluation.prediction.rows import Window, append_fields, check_first, is_compact, read_windows
+from hf_finetune.evaluation.prediction.texts import make_text_kind
 from hf_finetune.evaluation.probes.seen_rows import SeenRowCounter, log_seen_rows, read_training_records
 from hf_finetune.folders.decision_record import DECISION
 from hf_finetune.models.classification_head import read_labels, unwrap_adapter
@@ -105,10 +107,9 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     field with the name of one to be added; `NonFiniteError` for NaN or infinite logits; and as `open_classifier` and
     `compute_logits` do.
     """
-    windows = read_windows(_check_exists(file), file, options.prefix, options.columns)
+    windows = read_windows(check_exists(file), file, make_text_kind(options.prefix), options.columns)
     first = next(windows)
-    if first.taken is not None or (first.problems and not first.lines):
-        raise DataError(first.taken or first.problems)
+    check_first(first)
     log_columns(options.columns, file)
     classifier = open_classifier(model, options)
     encoded = encode_windows(classifier, chain([first], windows), file)
@@ -116,7 +117,7 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     seen = SeenRowCounter(read_training_records(model))
     # Reading from a terminal or a pipe may block: Ctrl-C interrupts that at once in the main thread only.
     for window, rows in encoded if file == str(STANDARD_INPUT) else prefetch(encoded):
-        _log_left_out(window.problems)
+        log_left_out(window.problems)
         if window.lines:
             logits = compute_logits(classifier, rows)
             _check_finite(logits, window, file)
@@ -128,7 +129,7 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
         facts.rows += len(window.lines)
         facts.left_out += len(window.problems)
         facts.truncated += rows.truncated
-        facts.empty += sum(not text.strip() for text in window.texts)
+        facts.empty += sum(not text.strip() for text in window.columns["text"])
         facts.seconds = progress.log_if_due(facts.rows)
     logger.info("%s rows in %.1f s, %.0f a second", f"{facts.rows:,}", facts.seconds, facts.rows / facts.seconds)
     facts.seen_rows = seen.summarize()
@@ -145,11 +146,11 @@ def _count_seen_rows(counter: SeenRowCounter, window: Window, file: str) -> None
     """Look for the rows of a window among the training rows of the classifier."""
     if counter.records.prints:
         features = Features({"text": Value("string"), "text_pair": Value("string")})
-        rows = Dataset.from_dict({"text": window.texts, "text_pair": window.pairs}, features=features)
+        rows = Dataset.from_dict(window.columns, features=features)
         counter.add(rows, lambda row: (file, window.numbers[row]))
 
 
-def _log_left_out(problems: Sequence[Problem]) -> None:
+def log_left_out(problems: Sequence[Problem]) -> None:
     """Log the lines that are left out, those with one fault together, in the order of the first of each."""
     by_fault: dict[Problem, list[Problem]] = {}
     for each in problems:
@@ -198,8 +199,12 @@ def encode_windows(
     """Tokenize the texts of each window of `file`. Raises `DataError` for a line that the tokenizer gives up on."""
     for window in windows:
         with name_rows(partial(_locate, file, window.numbers)):
-            encoded = encode_texts(classifier.tokenizer, window.texts, window.pairs, classifier.max_length)
+            encoded = encode_texts(classifier.tokenizer, *_get_texts(window), classifier.max_length)
         yield window, encoded
+
+
+def _get_texts(window: Window) -> tuple[list[str], list[str | None]]:
+    return window.columns["text"], window.columns["text_pair"]
 
 
 def _locate(file: str, lines: Sequence[int], number: int) -> tuple[str, int]:
@@ -253,7 +258,7 @@ def iterate_batches(classifier: Classifier, rows: EncodedTexts) -> Iterator[tupl
         yield places, {name: values.to(device, non_blocking=True) for name, values in collate(batch).items()}
 
 
-def _check_exists(file: str) -> Path:
+def check_exists(file: str) -> Path:
     path = Path(file)
     if path == STANDARD_INPUT or (path.exists() and not path.is_dir()):
         return path

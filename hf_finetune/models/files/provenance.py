@@ -95,6 +95,14 @@ def check_same_model(sources: Mapping[str, str | None]) -> None:
     check_same(facts, "other files of a model", remedy, ModelError, "HF729")
 
 
+def identify_model(name: str) -> list[Any]:
+    """What tells a model from another one of its name: size and time of a folder's files, or a commit of the Hub."""
+    if not os.path.isdir(name):
+        return [resolve_commit(name)]
+    paths = sorted(path for path in Path(name).iterdir() if path.name in SMALL_FILES or path.suffix == ".safetensors")
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in paths if path.is_file()]
+
+
 def describe_model_source(model: ModelSection) -> dict[str, Any]:
     """Build the `model` part of the manifest: name, commit of a Hub id, sha256 of a folder's files.
 

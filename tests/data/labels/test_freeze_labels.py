@@ -136,11 +136,10 @@ def test_of_very_many_unknown_labels_a_hundred_are_named_and_all_are_counted():
 
 def test_a_label_that_a_drawn_split_has_alone_can_be_put_right_by_stratifying():
     labels = ["common"] * 40 + ["rare"] * 2
-    drawn = [seed for seed in range(200) if _only_in_validation(labels, seed)]
-    assert drawn
+    drawn = next(seed for seed in range(200) if _only_in_validation(labels, seed))
     with pytest.raises(DataError, match=r"no training row has it; set data\.stratify_by to the field of the label"):
-        freeze(labels, seed=drawn[0], validation_fraction=0.2)
-    assert freeze(labels, seed=drawn[0], validation_fraction=0.2, stratify_by="label").names == ("common", "rare")
+        freeze(labels, seed=drawn, validation_fraction=0.2)
+    assert freeze(labels, seed=drawn, validation_fraction=0.2, stratify_by="label").names == ("common", "rare")
 
 
 def _only_in_validation(labels, seed):

@@ -64,7 +64,7 @@ def read(path, number, cache, becomes="conversation", **more):
 
 
 @pytest.mark.parametrize("on_bad_line", ["fail", "skip"])
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(written=st.lists(LINES, min_size=12, max_size=60), ended=st.booleans())
 def test_rows_counts_and_messages_are_those_of_one_process(tmp_path, on_bad_line, written, ended):
     path = tmp_path / "rows.jsonl"
@@ -89,7 +89,7 @@ LABELS = st.sampled_from(
 )
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from([*KINDS]),
     labels=st.lists(st.one_of(LABELS, st.just(KINDS)), min_size=12, max_size=50),

@@ -25,6 +25,7 @@ from hf_finetune.data.splitting.one_split import load_rows
 from hf_finetune.data.splitting.splits import load_splits
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError
 from hf_finetune.evaluation.prediction.rows import read_windows
+from hf_finetune.evaluation.prediction.texts import make_text_kind
 
 
 def pack(*names: str) -> bytes:
@@ -126,7 +127,8 @@ def test_predict_says_so_too_or_that_there_is_no_text(case):
         content = content.replace(b"prompt", b"text")
     Path(name).write_bytes(content)
     try:
-        shown = "\n".join(str(problem) for window in read_windows(Path(name), name, "") for problem in window.problems)
+        windows = read_windows(Path(name), name, make_text_kind(""))
+        shown = "\n".join(str(problem) for window in windows for problem in window.problems)
     except DataError as refused:
         shown = str(refused)
     if "no format" in case:

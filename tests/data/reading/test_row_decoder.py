@@ -224,7 +224,7 @@ def planned_file(plan, corpus):
     return b"\n".join([corpus[plan[0] // 8 % 2], *lines[: 1 + plan[0] % 4]]) + b"\n" * (plan[0] // 4 % 2)
 
 
-@settings(max_examples=10_000, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4_000, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(format_name=st.sampled_from(sorted(CORPUS)), plan=PLAN)
 def test_broken_files_are_judged_as_json_loads_judges_them_line_by_line(format_name, plan):
     check_file(planned_file(plan, CORPUS[format_name]), format_name, chunk=(3, 50, 10_000)[plan[1] % 3])

@@ -81,7 +81,8 @@ def test_copies_and_shared_runs_are_those_of_a_plain_count(monkeypatch, rows_at_
     monkeypatch.setattr(overlap_module, "OFFERS_SETTLED", settled)
     rng = random.Random(1)
     copies = shared = 0
-    for _ in range(40):
+    rounds = 40 if processes == 1 else 12  # of which each begins processes
+    for _ in range(rounds):
         train = [random_row(rng) for _ in range(rng.randint(1, 25))]
         other = [rng.choice([random_row(rng), *train[-3:]]) for _ in range(rng.randint(1, 12))]
         tables = [Dataset.from_list(rows, features=get_features("conversation")) for rows in (train, other)]
@@ -94,8 +95,8 @@ def test_copies_and_shared_runs_are_those_of_a_plain_count(monkeypatch, rows_at_
         assert found.copy_of.tolist() == [keys.index(key) if key in keys else -1 for key in expected]
         assert found.shares_ngram.tolist() == [bool(plain_runs(other[number]) & runs) for number in chosen[1]]
         copies, shared = copies + (found.copy_of >= 0).sum(), shared + found.shares_ngram.sum()
-    assert copies > 20
-    assert shared > 20
+    assert copies > rounds // 3
+    assert shared > rounds // 3
 
 
 def test_a_copy_has_the_same_words_in_the_same_messages_by_the_same_speakers():

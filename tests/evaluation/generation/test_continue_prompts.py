@@ -181,7 +181,7 @@ def test_modes_come_back_after_an_error(monkeypatch):
         torch.rand(2)
         raise ZeroDivisionError
 
-    monkeypatch.setattr(generation, "_continue_prompt", fails)
+    monkeypatch.setattr(generation, "continue_prompt", fails)
     with pytest.raises(ZeroDivisionError):
         continue_prompts(model, CHAR, ["ab"], EvalSection())
     assert model.training

@@ -140,9 +140,9 @@ def calibration_error(confidences, correct):
     return total
 
 
-def test_500_cases_with_one_label_a_row_are_what_scikit_learn_says(metric):
+def test_150_cases_with_one_label_a_row_are_what_scikit_learn_says(metric):
     random = np.random.default_rng(0)
-    for number in range(500):
+    for number in range(150):
         references, predictions, scores = single_case(random)
         labels = scores.shape[1]
         pair = (predictions.tolist(), references.tolist())
@@ -165,9 +165,9 @@ def test_500_cases_with_one_label_a_row_are_what_scikit_learn_says(metric):
         assert error["expected_calibration_error"] == pytest.approx(expected, abs=1e-9)
 
 
-def test_250_cases_with_several_labels_a_row_are_what_scikit_learn_says(metric):
+def test_80_cases_with_several_labels_a_row_are_what_scikit_learn_says(metric):
     random = np.random.default_rng(1)
-    for number in range(250):
+    for number in range(80):
         references, predictions, scores = multi_case(random)
         pair = (predictions.tolist(), references.tolist())
         several = "multilabel"

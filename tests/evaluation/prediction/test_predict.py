@@ -22,8 +22,10 @@ from transformers import BertForSequenceClassification, GPT2Config, GPT2ForSeque
 
 from hf_finetune.errors import ConfigError, DataError, MachineError, ModelError, NonFiniteError
 from hf_finetune.evaluation.prediction import rows as prediction_rows
+from hf_finetune.evaluation.prediction.added_fields import format_added_fields
 from hf_finetune.evaluation.prediction.predict import PredictionOptions, PredictionStats, predict_file
-from hf_finetune.evaluation.prediction.rows import append_fields, format_added_fields, is_compact, read_windows
+from hf_finetune.evaluation.prediction.rows import append_fields, is_compact, read_windows
+from hf_finetune.evaluation.prediction.texts import make_text_kind
 from hf_finetune.models.adapters.loading import suppress_peft_warnings
 from hf_finetune.models.classification_head import find_classification_head
 from hf_finetune.models.decision import Decision
@@ -198,8 +200,8 @@ def test_a_line_keeps_every_byte_of_its_own(tmp_path_factory, others, text, sepa
     line = json.dumps(row, separators=separators, ensure_ascii=ascii_only).encode()
     file = tmp_path_factory.getbasetemp() / "one.jsonl"
     file.write_bytes(line + end + b"\n")
-    [window] = read_windows(file, "one.jsonl", "")
-    assert (window.lines, window.texts, window.problems) == ([line + end], [text], [])
+    [window] = read_windows(file, "one.jsonl", make_text_kind(""))
+    assert (window.lines, window.columns["text"], window.problems) == ([line + end], [text], [])
     written = append_fields(window.lines[0], '"label": "x"')
     comma = b"," if separators == (",", ":") else b", "
     assert written == line[:-1] + comma + b'"label": "x"}' + end + b"\n"

@@ -29,8 +29,9 @@ _EMPTY_REMEDY = "fill it in, take the row out, or set data.allow_empty: true"
 class ConversationRules:
     """Checks decoded rows of one format; of others than conversations, the answer or the text to label alone."""
 
-    def __init__(self, row_format: RowFormat, *, allow_empty: bool) -> None:
-        self._allow_empty = allow_empty
+    def __init__(self, row_format: RowFormat, *, allow_empty: bool, asked: bool = False) -> None:
+        """`asked`: a conversation is to be answered, and not trained; it needs a question, and no answer."""
+        self._allow_empty, self._asked = allow_empty, asked
         labels = row_format.becomes == "labelled"
         self._filled = row_format.required[0] if labels else row_format.answer
         """The field that must not be blank."""
@@ -74,17 +75,17 @@ class ConversationRules:
         written = tuple([role for role, _ in spoken])
         roles = [SHAREGPT_ROLES.get(role, role) for role in written]
         if written not in self._valid_sequences:
-            fault = _find_order_fault(roles, field)
+            fault = _find_order_fault(roles, field, asked=self._asked)
             if fault is not None:
                 return fault
             if len(self._valid_sequences) < _MAX_SEQUENCES:
                 self._valid_sequences.add(written)
-        trained = False
+        trained = self._asked
         for number, (role, (_, text)) in enumerate(zip(roles, spoken, strict=True)):
             if role != "assistant":
                 continue
             turn = turns[number]
-            if _is_blank(text) and not self._allow_empty and not _calls_tool(turn.extra):
+            if _is_blank(text) and not (self._allow_empty or self._asked) and not _calls_tool(turn.extra):
                 what = f"the assistant says nothing in `{field}[{number}]`: the model would learn to answer nothing"
                 return LineError(f"{what} {_format_roles(roles, number)}", _EMPTY_REMEDY, key=field, code="HF028")
             trained = trained or (turn.train is not False and turn.weight != 0)
@@ -109,7 +110,7 @@ def _calls_tool(extra: str) -> bool:
     return bool(beside.get("tool_calls") or beside.get("function_call"))
 
 
-def _find_order_fault(roles: Sequence[str], field: str) -> LineError | None:
+def _find_order_fault(roles: Sequence[str], field: str, *, asked: bool) -> LineError | None:
     """Return the fault of a sequence of roles, or None."""
     # [user, assistant, tool, assistant] is valid, [user, assistant, system] and [user, assistant, assistant] are not.
     for number, role in enumerate(roles):
@@ -121,7 +122,10 @@ def _find_order_fault(roles: Sequence[str], field: str) -> LineError | None:
                 key=field,
                 code="HF031",
             )
-    if "assistant" not in roles:
+    if asked and {*roles} <= {*SYSTEM_ROLES, "assistant"}:
+        what = f"nobody asks anything {_format_roles(roles, 0)}"
+        return LineError(what, "add what is to be answered as a message of the user", key=field, code="HF030")
+    if not asked and "assistant" not in roles:
         remedy = "there is nothing to train on: take the row out"
         return LineError(f"the assistant never speaks {_format_roles(roles, 0)}", remedy, key=field, code="HF030")
     for number, (before, role) in enumerate(pairwise(roles), 1):
