@@ -2,6 +2,7 @@
 
 merge               an adapter and its base -> one model, compared on held-out rows
 comparison_rows     the rows for that
+export/             for other runtimes
 hub/                push: an allow-list, no secrets, private unless asked, one commit
 """
 
