@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from hf_finetune.config.sections import ScratchSection
 from hf_finetune.models.scratch_gpt import ScratchGPTForCausalLM
 from hf_finetune.models.scratch_presets import PRESETS, build_scratch_config
-from hf_finetune.release.export.llama import TRANSFORMERS_ALONE, convert_to_published, find_architecture
+from hf_finetune.release.export.llama.conversion import TRANSFORMERS_ALONE, convert_to_published, find_architecture
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
