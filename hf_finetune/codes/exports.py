@@ -36,8 +36,8 @@ EXPORTS: dict[str, Code] = {
     "HF979": Code(
         "a published architecture that other programs compute otherwise",
         "warning",
-        "Normalized queries and keys with an ungated squared ReLU are an Apertus to transformers, which reads the name of "
-        "the activation. vLLM and llama.cpp know that architecture with xIELU alone, and refuse the folder.",
-        "train with model.scratch.preset: llama-like, or with qk_norm: false, where other programs are to serve the model",
+        "Normalized queries and keys with an ungated squared ReLU are an Apertus to transformers, which reads the name "
+        "of the activation. vLLM and llama.cpp know that architecture with xIELU alone, and refuse the folder.",
+        "train with model.scratch.preset: llama-like where other programs are to serve the model",
     ),
 }

@@ -28,7 +28,7 @@ SAME = Tolerance("logits", 1e-5)
 
 
 def check(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, options: ExportOptions, path: str) -> None:
-    """Raise `ModelError` for a model that is no ScratchGPT, classifies, or has fields that no architecture expresses."""
+    """Raise `ModelError` for what is no ScratchGPT, for a classifier, and for fields that no architecture expresses."""
     if not isinstance(config, ScratchGPTConfig):
         what = f"is a {config.model_type}, an architecture that is published as it is; --to llama is for a ScratchGPT"
         raise ModelError(Problem(what, "take its folder, or that of `hf-finetune merge`", path=path, code="HF972"))
