@@ -64,7 +64,7 @@ def write(source: Source, folder: Path, options: ExportOptions) -> Written:
         graph = build_language_graph(model)
     else:
         graph = build_classifier_graph(model, source.decision, _find_inputs(model, source.tokenizer))
-    _write_graph(_trace(graph, options.opset or DEFAULT_OPSET, source), folder / GRAPH)
+    _write_graph(_trace(graph, options.opset or DEFAULT_OPSET, source.path), folder / GRAPH)
     save_companions(source, folder)
     figures = quantize(folder, graph) if options.int8 else {"bytes": (folder / GRAPH).stat().st_size}
     return Written(("what the run keeps of its rows (row_prints.npz), its checkpoints and its report",), figures)
@@ -83,7 +83,7 @@ def _find_inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> 
     ]
 
 
-def _trace(graph: Graph, opset: int, source: Source) -> Any:
+def _trace(graph: Graph, opset: int, path: str) -> Any:
     """Trace a graph by transformers' own exporter. Raises `ModelError` where it cannot be."""
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
@@ -96,7 +96,7 @@ def _trace(graph: Graph, opset: int, source: Source) -> Any:
     except Exception as problem:  # torch.export and torch.onnx raise of all kinds what they cannot trace
         what = f"cannot be traced into an ONNX graph ({shorten_reason(str(problem))})"
         remedy = "export another architecture, or report it"
-        raise ModelError(Problem(what, remedy, path=source.path, code="HF972")) from problem
+        raise ModelError(Problem(what, remedy, path=path, code="HF972")) from problem
     values: list[Any] = [*traced.graph.inputs, *traced.graph.outputs]
     for value in values:
         value.name = graph.names.get(value.name, value.name)
