@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def _trace(graph: Graph, opset: int, path: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what exporters say of operators that are not used, and of versions."""
+    """Hide what exporters print of their steps, and say of versions and of operators that are not used."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.export", "transformers", "onnxscript", "onnx_ir")
     ]
@@ -113,7 +114,7 @@ def _quiet() -> Iterator[None]:
     try:
         for each in loggers:
             each.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
