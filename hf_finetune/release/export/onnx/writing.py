@@ -101,7 +101,17 @@ def _trace(graph: Graph, opset: int, path: str) -> Any:
     values: list[Any] = [*traced.graph.inputs, *traced.graph.outputs]
     for value in values:
         value.name = graph.names.get(value.name, value.name)
+    _forget_where_traced(traced)
     return traced
+
+
+def _forget_where_traced(traced: Any) -> None:
+    """Take out what torch notes of each operator: lines of code with paths of this machine, most of a small graph."""
+    for graph in traced.graphs():
+        values = {id(value): value for node in graph for value in (*node.inputs, *node.outputs) if value is not None}
+        for noted in (graph, *graph, *values.values(), *graph.inputs, *graph.initializers.values()):
+            noted.metadata_props.clear()
+            noted.doc_string = None
 
 
 @contextmanager
