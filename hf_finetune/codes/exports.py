@@ -37,7 +37,8 @@ EXPORTS: dict[str, Code] = {
         "a published architecture that other programs compute otherwise",
         "warning",
         "Normalized queries and keys with an ungated squared ReLU are an Apertus to transformers, which reads the name "
-        "of the activation. vLLM and llama.cpp know that architecture with xIELU alone, and refuse the folder.",
+        "of the activation. Elsewhere that architecture has xIELU alone: vLLM refuses the folder, and llama.cpp needs "
+        "parameters of xIELU that it has not.",
         "train with model.scratch.preset: llama-like where other programs are to serve the model",
     ),
 }

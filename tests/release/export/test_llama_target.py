@@ -67,7 +67,7 @@ def test_what_transformers_alone_computes_is_said_and_so_is_what_is_left_out(tmp
     run = saved_base(tmp_path / "run", hidden_dropout=0.1)
     with caplog.at_level(logging.WARNING):
         result = export_model(str(run), str(tmp_path / "out"), "llama", FEW)
-    assert "ApertusForCausalLM computes this model in transformers" in caplog.text
+    assert "ApertusForCausalLM computes this model in transformers alone" in caplog.text
     assert any("hidden_dropout=0.1" in each for each in result.left_out)
 
 

@@ -33,7 +33,7 @@ ARCHITECTURES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
 }
 TRANSFORMERS_ALONE = ("ApertusForCausalLM",)
-"""Architectures whose activation is xIELU wherever else they are known: vLLM's own class refuses this one."""
+"""Architectures whose activation is xIELU wherever else they are known: vLLM refuses another, llama.cpp has none."""
 
 _GPT2_MODULES = {
     "input_layernorm": "ln_1",

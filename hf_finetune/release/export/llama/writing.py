@@ -58,7 +58,7 @@ def write(source: Source, folder: Path, options: ExportOptions) -> Written:
     save_companions(replace(source, model=published), folder)
     if architecture in TRANSFORMERS_ALONE:
         logger.warning(
-            "%s computes this model in transformers; other programs know it with another activation and refuse it: "
+            "%s computes this model in transformers alone: vLLM and llama.cpp know it with another activation; "
             "for them, train with model.scratch.preset: llama-like",
             architecture,
             extra={"code": "HF979"},
