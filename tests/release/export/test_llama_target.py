@@ -46,7 +46,7 @@ def test_the_command_makes_a_folder_that_transformers_loads_by_itself_and_says_h
     assert type(theirs) is LlamaForCausalLM
     assert torch.equal(logits_of(theirs), logits_of(ScratchGPTForCausalLM.from_pretrained(base)))
     assert AutoTokenizer.from_pretrained(out).chat_template == TEMPLATE
-    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == [2]
+    assert json.loads((out / "generation_config.json").read_text())["eos_token_id"] == 2
 
 
 def test_an_adapter_is_merged_on_the_way(base, tmp_path):
