@@ -91,12 +91,13 @@ def convert_to_published(model: ScratchGPTForCausalLM) -> PreTrainedModel:
         else (_convert_to_modern_config, _convert_to_modern_weights)
     )
     with init.no_init_weights():  # which would take longer than the conversion
-        published: PreTrainedModel = model_class(convert_config(model.config, model_class.config_class))
+        published: Any = model_class(convert_config(model.config, model_class.config_class))
     published.to(model.device, model.dtype)
     published.load_state_dict(convert_weights(model, fit.architecture))
     published.tie_weights()
     published.generation_config = model.generation_config
-    return published.eval()
+    converted: PreTrainedModel = published.eval()
+    return converted
 
 
 def _list_common_fields(config: ScratchGPTConfig) -> dict[str, Any]:

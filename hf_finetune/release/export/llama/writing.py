@@ -52,7 +52,8 @@ def get_tolerance(options: ExportOptions) -> Tolerance:
 def write(source: Source, folder: Path, options: ExportOptions) -> Written:
     """Write weights in the precision of the run's files, and what goes beside them."""
     model: Any = source.model
-    published = convert_to_published(model).to(_find_stored_dtype(source))
+    published: Any = convert_to_published(model)
+    published.to(_find_stored_dtype(source))
     architecture = type(published).__name__
     published.save_pretrained(folder)
     save_companions(replace(source, model=published), folder)
