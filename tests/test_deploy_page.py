@@ -10,6 +10,8 @@ import typer
 
 from hf_finetune.cli import app
 from hf_finetune.release.export import compare
+from hf_finetune.release.export.llama import conversion
+from hf_finetune.release.export.llama import writing as llama_writing
 from hf_finetune.release.export.onnx import writing
 from hf_finetune.release.export.options import ROWS
 from hf_finetune.release.export.targets import TARGETS
@@ -38,3 +40,12 @@ def test_bounds_are_those_of_the_code():
     assert f"version of the operators, {writing.OPSETS[0]} to {writing.OPSETS[-1]}" in PAGE
     assert writing.IN_FLOAT32.most == compare.ROUNDING == 1e-4
     assert f"may then differ by {writing.IN_INT8.most:.0%}".replace("%", " %") in PAGE
+    assert llama_writing.SAME.most == 1e-5
+    assert "Logits may differ by 1e-5 of the largest one" in PAGE
+
+
+def test_the_architectures_that_a_scratch_gpt_can_be_are_those_of_the_code():
+    section = PAGE.partition("## A GPT from scratch as a published architecture")[2]
+    rows = dict(re.findall(r"^\|.*\| `(\w+)` \| (yes|with another activation alone)", section, re.MULTILINE))
+    assert rows.keys() == conversion.ARCHITECTURES.keys()
+    assert tuple(name for name in rows if rows[name] != "yes") == conversion.TRANSFORMERS_ALONE

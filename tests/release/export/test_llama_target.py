@@ -42,6 +42,7 @@ def test_the_command_makes_a_folder_that_transformers_loads_by_itself_and_says_h
     assert (record["figures"]["rows"], record["figures"]["equal_answers"]) == (2, 2)
     assert record["figures"]["max_logit_difference"] <= 1e-5
     assert not list(out.glob("*.py"))
+    assert "trust_remote_code" not in (out / "README.md").read_text(encoding="utf-8")
     theirs = AutoModelForCausalLM.from_pretrained(out, trust_remote_code=False)
     assert type(theirs) is LlamaForCausalLM
     assert torch.equal(logits_of(theirs), logits_of(ScratchGPTForCausalLM.from_pretrained(base)))
