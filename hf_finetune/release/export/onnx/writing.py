@@ -111,7 +111,7 @@ def _name_axes(traced: Any, graph: Graph) -> None:
     """Name the axes of inputs and outputs, which torch calls s26 or s70."""
     import onnx_ir
 
-    known = {}
+    known: dict[str, str] = {}
     for value in traced.graph.inputs:
         known |= {str(value.shape[axis]): name for axis, name in graph.axes.get(value.name, {}).items()}
     for value in (*traced.graph.inputs, *traced.graph.outputs):
