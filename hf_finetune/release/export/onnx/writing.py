@@ -67,7 +67,7 @@ def write(source: Source, folder: Path, options: ExportOptions) -> Written:
         graph = build_classifier_graph(model, source.decision, _find_inputs(model, source.tokenizer))
     _write_graph(_trace(graph, options.opset or DEFAULT_OPSET, source.path), folder / GRAPH)
     save_companions(source, folder)
-    figures = quantize(folder, graph) if options.int8 else {"bytes": (folder / GRAPH).stat().st_size}
+    figures = quantize(folder) if options.int8 else {"bytes": (folder / GRAPH).stat().st_size}
     return Written(("what the run keeps of its rows (row_prints.npz), its checkpoints and its report",), figures)
 
 
@@ -111,7 +111,7 @@ def _name_axes(traced: Any, graph: Graph) -> None:
     """Name the axes of inputs and outputs, which torch calls s26 or s70."""
     import onnx_ir
 
-    known = {}
+    known: dict[str, str] = {}
     for value in traced.graph.inputs:
         known |= {str(value.shape[axis]): name for axis, name in graph.axes.get(value.name, {}).items()}
     for value in (*traced.graph.inputs, *traced.graph.outputs):
