@@ -66,7 +66,9 @@ OPTION_NAMES: dict[str, OptionNames] = {
         otherwise='write each prompt on a line of its own, as {"prompt": "..."}',
     ),
     "chat": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
-    "merge": OptionNames({**_ARGUMENTS, **_TEMPLATE, "data.test": "--data", "data.labels": ""}),
+    **dict.fromkeys(
+        ("merge", "export"), OptionNames({**_ARGUMENTS, **_TEMPLATE, "data.test": "--data", "data.labels": ""})
+    ),
 }
 
 

@@ -119,7 +119,8 @@ class TokenizerSection(Section):
 class ScratchSection(Section):
     """A ScratchGPT from random weights: a preset's size, any field of `ScratchGPTConfig` overridden."""
 
-    preset: Literal["nano", "tiny", "small", "gpt2"] = "nano"
+    preset: Literal["nano", "tiny", "small", "llama-like", "gpt2"] = "nano"
+    """`llama-like` computes what Llama does, `gpt2` what GPT-2 does: exported, other programs serve them."""
     family: Literal["modern", "gpt2"] | None = None
     hidden_size: Width | None = None
     num_hidden_layers: Depth | None = None

@@ -30,6 +30,8 @@ MANIFEST = "manifest.json"
 REPORT = "report.json"
 RUN_FILE = "run.yaml"
 CARD = "README.md"
+# What was exported, and how far it is from the run.
+EXPORT = "export.json"
 # Of the process that writes into the folder, see `run_lock`.
 LOCK = ".lock"
 # The log-likelihoods of each row by base and tuned model. It stays here: they tell whether a row was trained on.
@@ -63,9 +65,9 @@ PRINTS = (ROW_PRINTS, STREAM_PRINTS)
 RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", PUSHED, ROW_SCORES, *PRINTS, REJECTED_LINES)
 # Of a checkpoint of ours: see `checkpoints`.
 SEAL = "checkpoint.json"
-# What `merge` writes, by suffix or by name.
+# What `merge` and `export` write, by suffix or by name.
 _OF_A_MODEL = re.compile(
-    r".*\.(?:json|safetensors|jinja|py|model)|README\.md|report\.html|merges\.txt|vocab\.txt|row_prints\.npz"
+    r".*\.(?:json|safetensors|jinja|py|model|onnx|onnx\.data)|README\.md|report\.html|merges\.txt|vocab\.txt|row_prints\.npz"
 )
 
 

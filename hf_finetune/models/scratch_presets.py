@@ -10,7 +10,8 @@ from hf_finetune.config.sections import ScratchSection
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.scratch_gpt.configuration_scratch_gpt import ArchitectureError, ScratchGPTConfig
 
-# Parameters without embeddings and head: 0.8 M, 10.6 M, 37.7 M, 85 M (124 M with GPT-2's vocabulary and positions).
+# Parameters without embeddings and head: 0.8 M, 10.6 M, 37.7 M, 10.6 M, 85 M (124 M with GPT-2's vocabulary and
+# positions). What each is exported as: docs/run-file.md.
 PRESETS: dict[str, dict[str, Any]] = {
     "nano": {
         "hidden_size": 128,
@@ -29,6 +30,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_hidden_layers": 12,
         "num_attention_heads": 8,
         "max_position_embeddings": 1024,
+    },
+    "llama-like": {
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 6,
+        "max_position_embeddings": 512,
+        "gated_mlp": True,
+        "qk_norm": False,
     },
     "gpt2": {
         "family": "gpt2",

@@ -33,6 +33,7 @@ def test_every_field_of_the_run_file_is_a_field_of_the_configuration():
         ("nano", 1024, 0.8e6, 1.2e6),
         ("tiny", 4096, 8e6, 15e6),
         ("small", 8192, 30e6, 50e6),
+        ("llama-like", 4096, 8e6, 15e6),
         ("gpt2", 50257, 124e6, 125e6),
     ],
 )

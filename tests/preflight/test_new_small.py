@@ -149,6 +149,7 @@ def test_passes_over_a_short_text_are_not_said_to_be_four(here):
     assert values(new)["train.num_train_epochs"] == rules.MOST_PASSES
     assert why["train.num_train_epochs"].startswith("the most, some ")
     assert why["model.scratch"].startswith("the smallest: tiny is for 212,000,000 tokens by 20 tokens a parameter")
+    assert why["model.scratch"].endswith("llama-like, of tiny's size, is the one that other programs serve as a Llama")
     assert "up to 4 times" not in Path("run.yaml").read_text()
     assert "8,000, so that a pass has steps" in why["train.warmup_steps"]
 

@@ -56,7 +56,7 @@ def compute_rotary_tables(
     # In each forward pass: kept as a buffer the tables would be lost when a model is built on the meta device.
     # theta 10,000 and head_dim 4 give frequencies 1 and 0.01: position 3 turns feature pair 0 by 3 rad, pair 1 by 0.03.
     exponents = torch.arange(0, head_dim, 2, device=position_ids.device, dtype=torch.float32) / head_dim
-    angles = position_ids[..., None, None] * theta**-exponents  # (batch, seq, 1, head_dim / 2)
+    angles = position_ids[..., None, None] * (1 / theta**exponents)  # (batch, seq, 1, head_dim / 2), as Llama rounds
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 

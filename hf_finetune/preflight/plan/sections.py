@@ -89,6 +89,8 @@ def _choose_model(found: Found, preset: str, why: str, length: int, fit: Fit) ->
         sizes = {"preset": preset, "max_position_embeddings": max(length, 64)}
         if found.reading.becomes == "labelled" and found.rows.counts["train"] < 5_000:
             sizes |= {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        elif found.reading.becomes != "labelled":
+            why += "; llama-like, of tiny's size, is the one that other programs serve as a Llama"
         yield Setting("model.scratch", sizes, why)
         vocabulary = rules.choose_vocabulary(found.rows.characters.total)
         tokenizer = {"train": {"kind": "bpe", "vocab_size": vocabulary}}
