@@ -1,0 +1,1 @@
+"""A run -> what other programs run."""
