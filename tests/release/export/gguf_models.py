@@ -71,7 +71,9 @@ def tiny(kind: str = "llama", **more: Any) -> PreTrainedModel:
             "num_key_value_heads": 2, "max_position_embeddings": 128, "pad_token_id": 2,
         }  # fmt: skip
     ends = {"bos_token_id": 1, "eos_token_id": 2}
-    model = AutoModelForCausalLM.from_config(cls(vocab_size=VOCABULARY, **{**sizes, **ends, **fields, **more})).eval()
+    model = AutoModelForCausalLM.from_config(
+        cls(**{"vocab_size": VOCABULARY, **sizes, **ends, **fields, **more})
+    ).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 1:  # norms of 1 and biases of 0 would fit wherever they stand
