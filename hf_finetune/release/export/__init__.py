@@ -1,1 +1,0 @@
-"""A run -> what other programs run."""
