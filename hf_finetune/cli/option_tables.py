@@ -62,7 +62,9 @@ OPTION_NAMES: dict[str, OptionNames] = {
     ),
     "generate": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
     "chat": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
-    "merge": OptionNames({**_ARGUMENTS, **_TEMPLATE, "data.test": "--data", "data.labels": ""}),
+    **dict.fromkeys(
+        ("merge", "export"), OptionNames({**_ARGUMENTS, **_TEMPLATE, "data.test": "--data", "data.labels": ""})
+    ),
 }
 
 

@@ -17,6 +17,7 @@ run_file    HF6xx: the run file and the command line
 machine     HF7xx: the machine and its folders
 hub         HF8xx: the Hub
 training    HF9xx: training
+exports     HF97x: exports
 """
 
 from __future__ import annotations

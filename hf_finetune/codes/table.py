@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hf_finetune.codes.code import Code
 from hf_finetune.codes.evaluation import EVALUATION
+from hf_finetune.codes.exports import EXPORTS
 from hf_finetune.codes.hub import HUB
 from hf_finetune.codes.lengths import LENGTHS
 from hf_finetune.codes.machine import MACHINE
@@ -30,4 +31,5 @@ CODES: dict[str, Code] = {
     **MACHINE,
     **HUB,
     **TRAINING,
+    **EXPORTS,
 }

@@ -63,9 +63,9 @@ PRINTS = (ROW_PRINTS, STREAM_PRINTS)
 RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", PUSHED, ROW_SCORES, *PRINTS, REJECTED_LINES)
 # Of a checkpoint of ours: see `checkpoints`.
 SEAL = "checkpoint.json"
-# What `merge` writes, by suffix or by name.
+# What `merge` and `export` write, by suffix or by name.
 _OF_A_MODEL = re.compile(
-    r".*\.(?:json|safetensors|jinja|py|model)|README\.md|report\.html|merges\.txt|vocab\.txt|row_prints\.npz"
+    r".*\.(?:json|safetensors|jinja|py|model|onnx|onnx\.data)|README\.md|report\.html|merges\.txt|vocab\.txt|row_prints\.npz"
 )
 
 

@@ -9,6 +9,7 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
@@ -25,6 +26,8 @@ from hf_finetune.models.classifiers import _format_names
 from hf_finetune.models.files.adapter import fetch_adapter, is_adapter, read_base_record
 from hf_finetune.models.files.locate import read_run_file
 from hf_finetune.models.loading import hide_load_report, load_language_model, load_pretrained
+from hf_finetune.models.onnx_folders.graph_models import open_classifier_graph, open_language_graph
+from hf_finetune.models.onnx_folders.session import is_onnx_folder
 from hf_finetune.models.tokenizer_probe import check_trained_tokenizer
 from hf_finetune.models.tokenizers import check_tokenizer_fits, load_tokenizer
 from hf_finetune.models.verification import refuse_non_finite
@@ -47,7 +50,23 @@ def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrain
         return adapted, tokenizer
     refuse_base(path, base)
     model = ModelSection(path=path)
-    get_classifier_class(load_pretrained(AutoConfig, model), path)
+    config = load_pretrained(AutoConfig, model)
+    get_classifier_class(config, path)
+    loaded = _load_classifier(path, model, config)
+    tokenizer = load_tokenizer(model, needs_end=False)
+    check_tokenizer_fits(tokenizer, loaded.config)
+    check_trained_tokenizer(tokenizer, path)
+    refuse_non_finite(loaded, path)
+    return loaded.eval(), tokenizer
+
+
+def _load_classifier(path: str, model: ModelSection, config: PreTrainedConfig) -> PreTrainedModel:
+    """Load a whole classifier. Raises `ModelError` where its head is not in the files."""
+    if is_onnx_folder(path):
+        if not has_classification_head(config):
+            raise _make_no_classifier_error(path, "a language model")
+        return open_classifier_graph(path, config)
+    loaded: PreTrainedModel
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     with hide_load_report():
         loaded, info = load_pretrained(
@@ -61,11 +80,7 @@ def load_for_prediction(path: str, *, base: str | None = None) -> tuple[PreTrain
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     if missing:
         raise _make_no_classifier_error(path, f"a model without {_format_names(missing)}")
-    tokenizer = load_tokenizer(model, needs_end=False)
-    check_tokenizer_fits(tokenizer, loaded.config)
-    check_trained_tokenizer(tokenizer, path)
-    refuse_non_finite(loaded, path)
-    return loaded.eval(), tokenizer
+    return loaded
 
 
 def _make_no_classifier_error(path: str, what: str) -> ModelError:
@@ -109,7 +124,10 @@ def load_for_generation(
     if has_classification_head(config):
         remedy = "it can be asked with hf-finetune predict"
         raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path, code="HF523"))
-    loaded = load_language_model(model, config=config, dtype=dtype, device_map=device)
+    if is_onnx_folder(path):
+        loaded: PreTrainedModel = open_language_graph(path, config)
+    else:
+        loaded = load_language_model(model, config=config, dtype=dtype, device_map=device)
     check_tokenizer_fits(tokenizer, loaded.config)
     check_trained_tokenizer(tokenizer, path, revision)
     refuse_non_finite(loaded, path)

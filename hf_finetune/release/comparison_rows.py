@@ -43,6 +43,8 @@ class ComparisonRow:
     """Each (1, seq), int64."""
     labels: Tensor
     """(1, seq) int64, -100 at positions without a loss; of a classifier (1,), or (1, num_labels) if multi-label."""
+    drawn: bool = False
+    """At random, so that its labels say nothing."""
 
 
 def load_comparison_rows(
@@ -51,8 +53,9 @@ def load_comparison_rows(
     tokenizer: PreTrainedTokenizerFast,
     longest: int | None,
     labels: Labels | None = None,
+    most: int = ROWS,
 ) -> list[ComparisonRow]:
-    """Load at most 64 rows of at most `longest` tokens; the log names their source.
+    """Load `most` rows at most, of at most `longest` tokens; the log names their source.
 
     They come from the file `data`, or the split `test` of that Hub data set, else from the validation split of the run
     in `folder` (if its run.yaml and data files still exist), else they are random tokens. `data` has conversations or
@@ -63,14 +66,14 @@ def load_comparison_rows(
         section = DataSection(train=data, task="regression" if labels and labels.kind == "number" else None)
         section = section.model_copy(update={"labels": read_trained_labels(str(folder))}) if labels else section
         if labels is None:
-            rows = _load_file_rows(section, tokenizer, limit)
+            rows = _load_file_rows(section, tokenizer, limit, most)
         else:
             texts = load_splits(section, "labelled", seed=0, of_hub="test").rows["train"]
-            rows = _encode_labeled_texts(texts, tokenizer, limit, labels)
+            rows = _encode_labeled_texts(texts, tokenizer, limit, labels, most)
         logger.info("to be compared on %d rows of %s", len(rows), data)
         return rows
     try:
-        rows = _load_validation_rows(folder, tokenizer, limit, labels)
+        rows = _load_validation_rows(folder, tokenizer, limit, labels, most)
         reason = "the run has no validation split"
     except (FinetuneError, OSError, ValueError) as problem:
         rows, reason = [], str(problem).splitlines()[0]
@@ -79,20 +82,22 @@ def load_comparison_rows(
         return rows
     logger.warning(
         "to be compared on %d rows of random tokens (%s); name held-out rows with --data",
-        ROWS,
+        most,
         reason,
         extra={"code": "HF943"},
     )
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(tokenizer), (ROWS, 1, min(limit, RANDOM_LENGTH)), generator=generator)
+    drawn = torch.randint(len(tokenizer), (most, 1, min(limit, RANDOM_LENGTH)), generator=generator)
     if labels is None:
-        return [ComparisonRow({"input_ids": row}, row) for row in drawn]
+        return [ComparisonRow({"input_ids": row}, row, drawn=True) for row in drawn]
     # Any label will do: the losses of both models are compared, and neither is judged.
     zero = torch.zeros(1, dtype=torch.long) if labels.kind == "single" else torch.zeros(1, len(labels.names))
-    return [ComparisonRow({"input_ids": row}, zero) for row in drawn]
+    return [ComparisonRow({"input_ids": row}, zero, drawn=True) for row in drawn]
 
 
-def _load_file_rows(section: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int) -> list[ComparisonRow]:
+def _load_file_rows(
+    section: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int, most: int
+) -> list[ComparisonRow]:
     try:
         splits = load_splits(section, "conversation", seed=0, of_hub="test")
     except FinetuneError as no_conversations:
@@ -100,14 +105,14 @@ def _load_file_rows(section: DataSection, tokenizer: PreTrainedTokenizerFast, li
             documents = load_splits(section, "document", seed=0, of_hub="test")
         except FinetuneError:
             raise no_conversations from None
-        texts = [text for text in documents.rows["train"][:ROWS]["text"] if text.strip()]
+        texts = [text for text in documents.rows["train"][:most]["text"] if text.strip()]
         encoded = [ids[:limit] for ids in encode_documents(tokenizer, texts)]
         return [_make_row(ids, ids) for ids in encoded if len(ids) > 1]
-    return _tokenize_conversations(splits, "train", section, tokenizer, limit)
+    return _tokenize_conversations(splits, "train", section, tokenizer, limit, most)
 
 
 def _load_validation_rows(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, limit: int, labels: Labels | None
+    folder: Path, tokenizer: PreTrainedTokenizerFast, limit: int, labels: Labels | None, most: int
 ) -> list[ComparisonRow]:
     if not (folder / RUN_FILE).exists():
         raise FinetuneError(Problem(f"there is no {RUN_FILE} beside the adapter", code="HF001"))
@@ -122,14 +127,14 @@ def _load_validation_rows(
     if "validation" not in splits.rows:
         return []
     if labels is not None:
-        return _encode_labeled_texts(splits.rows["validation"], tokenizer, limit, labels)
-    return _tokenize_conversations(splits, "validation", data, tokenizer, limit)
+        return _encode_labeled_texts(splits.rows["validation"], tokenizer, limit, labels, most)
+    return _tokenize_conversations(splits, "validation", data, tokenizer, limit, most)
 
 
 def _tokenize_conversations(
-    splits: Splits, split: str, data: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int
+    splits: Splits, split: str, data: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int, most: int
 ) -> list[ComparisonRow]:
-    some: Dataset = splits.rows[split].select(range(min(ROWS, len(splits.rows[split]))))
+    some: Dataset = splits.rows[split].select(range(min(most, len(splits.rows[split]))))
     # A conversation that is too long for the run, which drops it, is truncated here.
     settings = data.model_copy(update={"too_long": "cut", "max_dropped": 1.0})
     template = load_chat_template(data, tokenizer, trains=False)
@@ -143,9 +148,9 @@ def _make_row(input_ids: Sequence[int], labels: Sequence[int]) -> ComparisonRow:
 
 
 def _encode_labeled_texts(
-    rows: Dataset, tokenizer: PreTrainedTokenizerFast, limit: int, labels: Labels
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, limit: int, labels: Labels, most: int
 ) -> list[ComparisonRow]:
-    some = rows.select(range(min(ROWS, len(rows))))[:]
+    some = rows.select(range(min(most, len(rows))))[:]
     encoded = encode_texts(tokenizer, some["text"], some["text_pair"], limit)
     columns = {"input_ids": encoded.input_ids}
     if encoded.token_type_ids is not None:

@@ -11,18 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from peft import PeftModel
-from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.chat.template import find_end_token_ids, trust_named_template
-from hf_finetune.environment import ProgressLines
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem, find_writing_code
 from hf_finetune.files import fill_folder_atomically
 from hf_finetune.folders import STREAM_PRINTS, check_replaceable
 from hf_finetune.folders.decision_record import DECISION
-from hf_finetune.label_set import Labels
 from hf_finetune.models.adapters.loading import (
     attach_saved_adapter,
     is_quantized,
@@ -37,7 +33,15 @@ from hf_finetune.models.files.adapter import BaseRecord, fetch_adapter, write_ba
 from hf_finetune.models.generation_config import settle_generation, stop_after_turns
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.models.loading import load_safely
-from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
+from hf_finetune.release.comparison_rows import load_comparison_rows
+from hf_finetune.release.measurement import (
+    Measurement,
+    compute_relative_difference,
+    compute_row_logits,
+    find_largest_difference,
+    find_scale,
+    measure,
+)
 from hf_finetune.reporting.card import write_card
 from hf_finetune.row_prints import read_row_prints, write_row_prints
 from hf_finetune.shell import shell_path
@@ -55,8 +59,6 @@ DTYPES: dict[object, Dtype] = {
 # Largest difference of the logits, as a share of the largest logit, if everything is float32: W x + B A x and
 # (W + B A) x are the same sums in another order.
 ROUNDING = 1e-4
-# Positions per row whose logits are kept, evenly spaced: 64 rows of 1,024 positions and 128k logits would be 34 GB.
-POSITIONS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +75,6 @@ class MergeResult:
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class _Measurement:
-    logits: list[Tensor]
-    """One tensor per row, (positions, vocab), or (num_labels,) of a classifier; float32 on the CPU."""
-    loss: float
-    """Mean over the predicted tokens, of a classifier over the rows."""
 
 
 def merge_adapter(
@@ -113,7 +107,7 @@ def merge_adapter(
     labels = read_labels(model.config) if is_classifier(unwrap_adapter(model)) else None
     rows = load_comparison_rows(data, folder, tokenizer, get_max_length(tokenizer, model.config), labels)
     logger.info("measuring the adapter on its base")
-    before = _measure(model, rows, labels)
+    before = measure(partial(compute_row_logits, model), rows, labels)
     device, generation = model.device, unwrap_adapter(model).generation_config if labels is None else None
     del model  # a machine that just holds one model does not hold two
     try:
@@ -127,11 +121,15 @@ def merge_adapter(
             _save(merged, tokenizer, aside, folder)
             write_base_record(aside, record)
             merged = _reload(merged, aside, saved_in, device)
-            facts = replace(_compare(before, _measure(merged, rows, labels)), output=output, dtype=saved_in)
+            facts = replace(
+                _compare(before, measure(partial(compute_row_logits, merged), rows, labels)),
+                output=output,
+                dtype=saved_in,
+            )
             _check_same(facts, before, tolerance, exact=exact)
         write_card(target, made_from=folder)
     except OSError as problem:
-        raise _explain_unwritten(problem, output) from problem
+        raise explain_unwritten(problem, output) from problem
     return facts
 
 
@@ -154,7 +152,7 @@ def _reload(merged: PreTrainedModel, folder: Path, dtype: Dtype, device: torch.d
     return loaded
 
 
-def _explain_unwritten(problem: OSError, output: str) -> CannotWriteError:
+def explain_unwritten(problem: OSError, output: str) -> CannotWriteError:
     what = f"cannot be written ({problem.strerror or problem})"
     code = find_writing_code(problem.errno)
     return CannotWriteError(Problem(what, "make room, or name another folder", path=output, code=code))
@@ -188,6 +186,18 @@ def _cast(model: PreTrainedModel, dtype: Dtype) -> tuple[PreTrainedModel, Dtype]
 
 def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrainedModel:
     """Load the base in float32 and add the adapter to it."""
+    return add_to_base(attach_saved_adapter(load_base_in_float32(record, device=device), folder))
+
+
+def add_to_base(adapted: PeftModel) -> PreTrainedModel:
+    """Add an adapter, in place, to the weights of the base under it, which is returned."""
+    with suppress_peft_warnings():
+        merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
+    return merged
+
+
+def load_base_in_float32(record: BaseRecord, *, device: torch.device) -> PreTrainedModel:
+    """Load an adapter's base in float32; one in 4 or 8 bits is dequantized."""
     as_trained = record if record.quantization is not None else replace(record, dtype="float32")
     model = load_base(as_trained, device=device)
     if is_quantized(model):
@@ -198,9 +208,8 @@ def _merge(folder: Path, record: BaseRecord, device: torch.device) -> PreTrained
         # clears them, as it does `quantization_method`: https://github.com/huggingface/transformers/issues/39295
         for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
             model.__dict__.pop(flag, None)
-    with suppress_peft_warnings():
-        merged: PreTrainedModel = attach_saved_adapter(model.float(), folder).merge_and_unload(safe_merge=True)
-    return merged
+    loaded: PreTrainedModel = model.float()
+    return loaded
 
 
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, adapter: Path) -> None:
@@ -220,50 +229,19 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
             shutil.copy(adapter / STREAM_PRINTS, folder)
 
 
-@torch.no_grad()
-def _measure(model: PreTrainedModel | PeftModel, rows: Sequence[ComparisonRow], labels: Labels | None) -> _Measurement:
-    """Compute the logits and the mean loss of each row, one row at a time: padding would change them by rounding."""
-    logits, total, count = [], 0.0, 0
-    progress = ProgressLines("rows measured", len(rows))
-    for row in rows:
-        inputs = {name: ids.to(model.device) for name, ids in row.inputs.items()}
-        found = model(**inputs).logits[0].float().cpu()  # (seq, vocab), or (num_labels,) of a classifier
-        if labels is not None:
-            total, count = total + _compute_loss(found, row.labels[0], labels).item(), count + 1
-        else:
-            targets = row.labels[0, 1:]
-            total += F.cross_entropy(found[:-1], targets, reduction="sum").item()
-            count += int((targets >= 0).sum())
-            found = found[:: max(1, len(found) // POSITIONS)]
-        logits.append(found)
-        progress.log_if_due(len(logits))
-    return _Measurement(logits, total / max(count, 1))
+def _compare(before: Measurement, after: Measurement) -> MergeResult:
+    relative = compute_relative_difference(before.loss, after.loss)
+    largest = find_largest_difference(before, after)
+    return MergeResult("", "", len(before.logits), largest, before.loss, after.loss, relative)
 
 
-def _compute_loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
-    """Compute a classifier's loss of one row -> (). `logits`: (num_labels,); `target`: (), or (num_labels,)."""
-    if labels.kind == "single":
-        return F.cross_entropy(logits, target)
-    if labels.kind == "multi":
-        return F.binary_cross_entropy_with_logits(logits, target)
-    return F.mse_loss(logits, target.reshape(logits.shape))
-
-
-def _compare(before: _Measurement, after: _Measurement) -> MergeResult:
-    pairs = zip(before.logits, after.logits, strict=True)
-    differences = torch.stack([(one - other).abs().max() for one, other in pairs])
-    relative = abs(after.loss - before.loss) / max(abs(before.loss), 1e-12)
-    return MergeResult("", "", len(differences), differences.max().item(), before.loss, after.loss, relative)
-
-
-def _check_same(facts: MergeResult, before: _Measurement, tolerance: float, *, exact: bool) -> None:
-    scale = max(1.0, max(logits.abs().max().item() for logits in before.logits))
+def _check_same(facts: MergeResult, before: Measurement, tolerance: float, *, exact: bool) -> None:
     # `not a <= b` and not `a > b`, so that a NaN fails.
     if not facts.relative_loss_difference <= tolerance:
         what = f"the merged model differs: {_format_facts(facts)}; at most {tolerance:.2%} was allowed"
         remedy = "merge in float32 (--dtype float32), or allow more with --tolerance"
         raise ModelError(Problem(what, remedy, path=facts.output, code="HF941"))
-    if exact and not facts.max_logit_difference <= ROUNDING * scale:
+    if exact and not facts.max_logit_difference <= ROUNDING * find_scale(before):
         what = f"the merged model differs: {_format_facts(facts)}; in float32 only rounding may differ"
         raise ModelError(
             Problem(what, "this is a bug of hf-finetune or of peft: please report it", path=facts.output, code="HF941")

@@ -11,6 +11,6 @@ model.py     a model folder without a model hub
 init.py      recipes and run files to copy
 doctor.py    this machine
 cache.py     what earlier runs have read and tokenized
-release/     what becomes of a model: `merge` and `push`
+release/     what becomes of a model: `merge`, `export` and `push`
 preflight/   about rows, before a run: `corpus`, `rows`, `new`, `check`, `tokens` and `explain`
 """

@@ -185,7 +185,7 @@ def open_classifier(path: str, options: PredictionOptions) -> Classifier:
     return Classifier(
         model=model,
         tokenizer=tokenizer,
-        decision=_resolve_decision(read_decision(path), inner.config, path),
+        decision=resolve_decision(read_decision(path), inner.config, path),
         max_length=_resolve_max_length(get_max_length(tokenizer, inner.config), options.max_length),
         batch_tokens=options.batch_tokens or (BATCH_TOKENS_ON_CPU if on_cpu else BATCH_TOKENS),
         takes_types="token_type_ids" in signature(inner.forward).parameters,
@@ -261,7 +261,7 @@ def _check_exists(file: str) -> Path:
     raise DataError(Problem(what, "name a file of rows, or - for standard input", path=file, code=code))
 
 
-def _resolve_decision(decision: Decision | None, config: Any, path: str) -> Decision | None:
+def resolve_decision(decision: Decision | None, config: Any, path: str) -> Decision | None:
     """Return the folder's decision, else that of transformers' `pipeline`: the argmax, or each label above 0.5.
 
     None for a regression. Raises `ModelError` if two labels have one name, or if the decision is for other labels.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -66,18 +66,22 @@ UNUSUAL = (*NOT_OFFERED, *OF_INITIALIZATION, "layers_to_transform", "layers_patt
 
 
 def load_adapter(
-    path: str, base: str | None = None, tokenizer: PreTrainedTokenizerFast | None = None
+    path: str,
+    base: str | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    load: Callable[..., PreTrainedModel] | None = None,
 ) -> tuple[PeftModel, PreTrainedTokenizerFast]:
     """Load an adapter over its base, in evaluation mode, with the tokenizer in its folder, or else its base's.
 
     `base` is the base's folder or Hub id today, if it has moved; `tokenizer` that of `load_adapter_tokenizer`, where it
-    was loaded before. Raises `ModelError` where adapter, base or tokenizer cannot be loaded, the base is not the one
-    that the adapter was trained on, the tokenizer is another, or the adapter changes nothing.
+    was loaded before; `load` takes the place of `load_base`. Raises `ModelError` where adapter, base or tokenizer
+    cannot be loaded, the base is not the one that the adapter was trained on, the tokenizer is another, or the adapter
+    changes nothing.
     """
     folder, record = fetch_adapter(path), read_adapter_record(path, base)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     with check_base_around(record, path):
-        loaded = load_base(record, device=device)
+        loaded = (load or load_base)(record, device=device)
     tokenizer = load_adapter_tokenizer(path, record) if tokenizer is None else tokenizer
     check_tokenizer_fits(tokenizer, loaded.config)
     if record.tokenizer_probe is not None:

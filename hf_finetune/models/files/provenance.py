@@ -86,15 +86,15 @@ def describe_model_source(model: ModelSection) -> dict[str, Any]:
     """
     source: dict[str, Any] = {"name": None, "revision": None, "sha256": {}}
     if model.path is not None:
-        source = _describe_source(model.path, model.revision)
+        source = describe_source(model.path, model.revision)
     if isinstance(model.tokenizer, str):
-        source["tokenizer"] = _describe_source(model.tokenizer, None)
+        source["tokenizer"] = describe_source(model.tokenizer, None)
     if model.adapter is not None:
-        source["adapter"] = _describe_source(model.adapter, None)
+        source["adapter"] = describe_source(model.adapter, None)
     return source
 
 
-def _describe_source(name: str, revision: str | None) -> dict[str, Any]:
+def describe_source(name: str, revision: str | None) -> dict[str, Any]:
     commit = resolve_commit(name, revision)
     weights = find_weight_files(name, commit)
     if not os.path.isdir(name):

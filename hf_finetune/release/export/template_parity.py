@@ -113,7 +113,7 @@ def _explain(who: str, name: str, expected: str | Refused, found: str | Refused)
             "run's tokenizer"
         )
     remedy = "the model would be asked otherwise than it was trained: export with another data.chat_template"
-    return ModelError(Problem(what, remedy, code="HF987"))
+    return ModelError(Problem(what, remedy, code="HF979"))
 
 
 def find_difference(one: str, other: str) -> int:

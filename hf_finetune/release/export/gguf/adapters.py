@@ -100,4 +100,4 @@ def _names(key: str, module: str) -> bool:
 
 def _refuse(folder: Path, why: str) -> ModelError:
     what = f"the adapter cannot be a GGUF file of its own: {why}"
-    return ModelError(Problem(what, REMEDY, path=str(folder), code="HF984"))
+    return ModelError(Problem(what, REMEDY, path=str(folder), code="HF972"))

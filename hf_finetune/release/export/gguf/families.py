@@ -87,7 +87,7 @@ def find_family(config: PreTrainedConfig) -> Family:
     family = FAMILIES.get(config.model_type)
     if family is None:
         what = f"a model of the kind {config.model_type!r} is not written as GGUF"
-        raise ModelError(Problem(what, f"those that are: {', '.join(sorted(FAMILIES))}", code="HF981"))
+        raise ModelError(Problem(what, f"those that are: {', '.join(sorted(FAMILIES))}", code="HF972"))
     return family
 
 

@@ -38,7 +38,7 @@ class LlamaCpp:
         """Raise `MachineError` where llama.cpp is missing, and `ModelError` where it does not load the file."""
         if not has_llama_cpp():
             remedy = "install it: pip install 'hf-finetune[llamacpp]'"
-            raise MachineError(Problem("llama.cpp is not installed here", remedy, code="HF986"))
+            raise MachineError(Problem("llama.cpp is not installed here", remedy, code="HF711"))
         import xllamacpp
 
         settings = xllamacpp.CommonParams()
@@ -56,7 +56,7 @@ class LlamaCpp:
             self._server: Any = xllamacpp.Server(settings)
         except (RuntimeError, ValueError) as problem:
             what = f"llama.cpp does not load it ({problem})"
-            raise ModelError(Problem(what, "please report it", path=str(model), code="HF985")) from problem
+            raise ModelError(Problem(what, "please report it", path=str(model), code="HF978")) from problem
         place = urlsplit(self._server.listening_address)
         self._connection = HTTPConnection(str(place.hostname), place.port, timeout=SECONDS)
 

@@ -40,5 +40,5 @@ def check_tokens(theirs: LlamaCpp, tokenizer: PreTrainedTokenizerFast) -> int:
                 f"the tokenizer is a vocabulary that GGUF cannot hold: llama.cpp takes {text!r} for the tokens "
                 f"{found[:20]}, and the run for {expected[:20]}"
             )
-            raise ModelError(Problem(what, "export another format, and please report it", code="HF983"))
+            raise ModelError(Problem(what, "export another format, and please report it", code="HF972"))
     return len(TEXTS)

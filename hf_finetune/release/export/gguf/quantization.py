@@ -39,14 +39,14 @@ def check_quant(quant: str, config: PreTrainedConfig | None = None) -> None:
         if quant.lower() in mixed:
             remedy = f"export f16, and then: llama-quantize model.gguf OUTPUT {quant.upper()} (of llama.cpp)"
         what = f"no such quantization is written here: {quant!r}"
-        raise ConfigError(Problem(what, remedy, key="--quant", code="HF982"))
+        raise ConfigError(Problem(what, remedy, key="--quant", code="HF604"))
     if config is None or quant in FULL:
         return
     block, _ = GGML_QUANT_SIZES[QUANTS[quant][0]]
     size = config.hidden_size
     if size % block:
         what = f"{quant} takes weights in blocks of {block}, and the rows of this model have {size:,}"
-        raise ModelError(Problem(what, f"use one of {', '.join(FULL)}", key="--quant", code="HF982"))
+        raise ModelError(Problem(what, f"use one of {', '.join(FULL)}", key="--quant", code="HF972"))
 
 
 def choose_type(name: str, shape: tuple[int, ...], quant: str) -> GGMLQuantizationType:
@@ -71,6 +71,6 @@ def store(name: str, weight: NDArray[np.float32], kind: GGMLQuantizationType) ->
     weight = np.ascontiguousarray(weight, dtype=np.float32)
     if kind == F16 and weight.size and not np.abs(weight).max() <= np.finfo(np.float16).max:
         what = f"{name} holds a number beyond the range of float16"
-        raise ModelError(Problem(what, "use --quant bf16 or f32", key="--quant", code="HF982"))
+        raise ModelError(Problem(what, "use --quant bf16 or f32", key="--quant", code="HF972"))
     stored: NDArray[np.generic] = quantize(weight, kind)
     return stored

@@ -140,4 +140,4 @@ def _head_size(config: PreTrainedConfig) -> int:
 def _require(field: str, value: object, *allowed: object) -> None:
     if value not in allowed:
         what = f"llama.cpp has no such model: {field} is {value!r}, and it computes {allowed[0]!r}"
-        raise ModelError(Problem(what, REMEDY, key=f"config.json: {field}", code="HF981"))
+        raise ModelError(Problem(what, REMEDY, key=f"config.json: {field}", code="HF972"))

@@ -173,4 +173,4 @@ def _find_ends(tokenizer: PreTrainedTokenizerFast) -> tuple[bool, bool]:
 
 
 def _refuse(why: str) -> ModelError:
-    return ModelError(Problem(f"the tokenizer is a vocabulary that GGUF cannot hold: {why}", REMEDY, code="HF983"))
+    return ModelError(Problem(f"the tokenizer is a vocabulary that GGUF cannot hold: {why}", REMEDY, code="HF972"))

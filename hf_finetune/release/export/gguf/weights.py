@@ -29,7 +29,7 @@ def list_weights(model: PreTrainedModel) -> dict[str, tuple[str, tuple[int, ...]
         theirs = rename(family, name)
         if theirs is None:
             what = f"llama.cpp has no place for {name} in a model of the kind {model.config.model_type!r}"
-            raise ModelError(Problem(what, "export another format", code="HF981"))
+            raise ModelError(Problem(what, "export another format", code="HF972"))
         shape = tuple(value.shape)
         listed[theirs] = name, shape[::-1] if is_transposed(family, theirs) else shape
     return listed

@@ -120,7 +120,7 @@ def _without(text: str, start: str) -> str:
 
 def _refuse(why: str) -> ModelError:
     what = f"the chat template cannot be said in Go, as Ollama has templates: {why}"
-    return ModelError(Problem(what, REMEDY, code="HF988"))
+    return ModelError(Problem(what, REMEDY, code="HF972"))
 
 
 def write_go(shape: Shape, begin: str) -> str:

@@ -1,0 +1,59 @@
+"""`hf-finetune export`: a model for another runtime, compared with the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hf_finetune.cli.terminal import Json, Model, Trust, announce, print_json, say
+
+if TYPE_CHECKING:
+    from hf_finetune.release import ExportResult
+
+
+def export(
+    model: Model,
+    output: Annotated[str, typer.Argument(help="The folder of the export.")],
+    to: Annotated[str, typer.Option(help="The runtime: onnx.")],
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: weights in 8 bits.")] = False,
+    opset: Annotated[int | None, typer.Option(help="onnx: the version of its operators.")] = None,
+    base_path: Annotated[
+        str | None, typer.Option("--base", "--base-path", help="Where an adapter's base is now.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Held-out rows to compare on; else the run's validation split.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="So many of them at most.")] = 64,
+    tolerance: Annotated[float | None, typer.Option(min=0.0, help="How far it may be from the run.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder if it exists.")] = False,
+    trust_chat_template: Trust = None,
+    as_json: Json = False,
+) -> None:
+    """Export a model for another runtime, open it there, and compare it with the run before it is kept."""
+    from hf_finetune.release import ExportOptions, check_export
+
+    options = ExportOptions(base_path, data, tolerance, rows, overwrite, trust_chat_template, int8=int8, opset=opset)
+    check_export(model, output, to, options)  # before torch is imported
+    announce(model)
+    from hf_finetune.environment import set_up_logging
+    from hf_finetune.interruption import unwind_when_stopped
+    from hf_finetune.models import hold_commits
+    from hf_finetune.release import export_model
+
+    set_up_logging()
+    hold_commits()
+    unwind_when_stopped()
+    result = export_model(model, output, to, options)
+    if as_json:
+        print_json(result.as_dict())
+        return
+    _print_result(result)
+
+
+def _print_result(result: ExportResult) -> None:
+    values = {"output": result.output, "target": result.target, **result.options, **result.as_dict()["figures"]}
+    for name, value in values.items():
+        say(f"{name.replace('_', ' '):>26}  {value:.4g}" if isinstance(value, float) else f"{name:>26}  {value}")
+    for left in result.left_out:
+        say(f"{'left out':>26}  {left}")

@@ -1,0 +1,36 @@
+"""HF97x: exports."""
+
+from __future__ import annotations
+
+from hf_finetune.codes.code import Code
+
+EXPORTS: dict[str, Code] = {
+    "HF971": Code(
+        "the export is not the model that was trained",
+        "error",
+        "It was opened in its own runtime and asked the same rows, and its logits, its loss or its answers are others "
+        "than the tolerance allows: what was measured of the run would not hold for it. Nothing was kept.",
+        "allow more with --tolerance where the figures are good enough for you; in float32 please report it",
+    ),
+    "HF972": Code(
+        "the target cannot hold this model",
+        "error",
+        "A runtime knows some architectures, settings and vocabularies, and none but these: another one would be "
+        "written as something that it is not.",
+        "name another target, or export another model",
+    ),
+    "HF973": Code(
+        "an ONNX graph has other inputs and outputs than a model's",
+        "error",
+        "A language model has a key-value cache that goes in and out, and a classifier gives logits; this graph was "
+        "made for something else.",
+        "export the model with `hf-finetune export --to onnx`",
+    ),
+    "HF974": Code(
+        "8 bits give less than they are for",
+        "warning",
+        "Weights in 8 bits are to be smaller and faster. Small models have most of their size elsewhere, and not every "
+        "processor multiplies 8 bits faster than 32.",
+        "use the export in float32 where size or speed is not what you need",
+    ),
+}

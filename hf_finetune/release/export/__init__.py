@@ -1,0 +1,24 @@
+"""A model -> a folder for another runtime, opened there again and compared with the run before it is kept.
+
+options             what can be asked for, and what is refused before torch is imported
+targets             what a target is, and where each is: `TARGETS`
+source              the run, model or adapter that is exported, and what goes beside its weights
+runtimes            what a model is asked, in any runtime; the answers of transformers
+compare             the same rows asked of run and export: figures, and what they may differ by
+exporting           the export itself: made aside, compared, renamed
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_finetune.lazy_imports import import_lazily
+
+if TYPE_CHECKING:
+    from hf_finetune.release.export.exporting import ExportResult, export_model
+    from hf_finetune.release.export.options import ExportOptions, check_export
+    from hf_finetune.release.export.targets import TARGETS
+
+__all__ = ["TARGETS", "ExportOptions", "ExportResult", "check_export", "export_model"]
+
+__getattr__, __dir__ = import_lazily(__name__)

@@ -1,0 +1,152 @@
+"""A model traced into an ONNX graph, written and opened again."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.models.classification_head import has_classification_head
+from hf_finetune.models.files.foreign_errors import shorten_reason
+from hf_finetune.models.onnx_folders.graph_models import OnnxClassifier
+from hf_finetune.models.onnx_folders.session import GRAPH, WEIGHTS
+from hf_finetune.models.saved import is_sequence_classifier, load_for_generation, load_for_prediction
+from hf_finetune.release.export.onnx.graphs import Graph, build_classifier_graph, build_language_graph
+from hf_finetune.release.export.onnx.quantizing import quantize
+from hf_finetune.release.export.options import ExportOptions
+from hf_finetune.release.export.runtimes import Floats, Ints, Runtime, TransformersLanguageModel
+from hf_finetune.release.export.source import Source, save_companions
+from hf_finetune.release.export.targets import Tolerance, Written
+
+logger = logging.getLogger(__name__)
+
+# torch's exporter writes operators of 18; what is newer is converted.
+OPSETS = range(18, 24)
+DEFAULT_OPSET = 18
+IN_FLOAT32 = Tolerance("logits", 1e-4)
+IN_INT8 = Tolerance("loss", 0.1)
+# protobuf takes no message of 2 GiB.
+MOST_INLINE = 2**31 - 2**24
+
+
+def check(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, options: ExportOptions, path: str) -> None:
+    """Raise `ConfigError` for an opset that there is not, and `ModelError` for a model without a key-value cache."""
+    if options.opset is not None and options.opset not in OPSETS:
+        what = f"torch writes no operators of version {options.opset}"
+        remedy = f"name one from {OPSETS[0]} to {OPSETS[-1]}, or leave it out"
+        raise ConfigError(Problem(what, remedy, key="--opset", code="HF603"))
+    if has_classification_head(config):
+        return
+    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if known is None or known._is_stateful:
+        what = f"is a {config.model_type}, whose state is no cache of keys and values, as an ONNX graph has it"
+        raise ModelError(Problem(what, "export a transformer", path=path, code="HF972"))
+
+
+def get_tolerance(options: ExportOptions) -> Tolerance:
+    return IN_INT8 if options.int8 else IN_FLOAT32
+
+
+def write(source: Source, folder: Path, options: ExportOptions) -> Written:
+    """Write the graph and what goes beside it."""
+    model: Any = source.model
+    if source.labels is None:
+        graph = build_language_graph(model)
+    else:
+        graph = build_classifier_graph(model, source.decision, _find_inputs(model, source.tokenizer))
+    _write_graph(_trace(graph, options.opset or DEFAULT_OPSET, source), folder / GRAPH)
+    save_companions(source, folder)
+    figures = quantize(folder, graph) if options.int8 else {"bytes": (folder / GRAPH).stat().st_size}
+    return Written(("what the run keeps of its rows (row_prints.npz), its checkpoints and its report",), figures)
+
+
+def _find_inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The inputs of a classifier that its tokenizer makes."""
+    taken = signature(model.forward).parameters
+    return [
+        "input_ids",
+        *(
+            name
+            for name in ("attention_mask", "token_type_ids")
+            if name in taken and (name == "attention_mask" or name in tokenizer.model_input_names)
+        ),
+    ]
+
+
+def _trace(graph: Graph, opset: int, source: Source) -> Any:
+    """Trace a graph by transformers' own exporter. Raises `ModelError` where it cannot be."""
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
+
+    config = OnnxConfig(dynamic_shapes=graph.axes, opset_version=opset)
+    model: Any = graph.module
+    try:
+        with _quiet():
+            traced, _ = OnnxExporter().export_program(model, graph.inputs, config)
+    except Exception as problem:  # torch.export and torch.onnx raise of all kinds what they cannot trace
+        what = f"cannot be traced into an ONNX graph ({shorten_reason(str(problem))})"
+        remedy = "export another architecture, or report it"
+        raise ModelError(Problem(what, remedy, path=source.path, code="HF972")) from problem
+    values: list[Any] = [*traced.graph.inputs, *traced.graph.outputs]
+    for value in values:
+        value.name = graph.names.get(value.name, value.name)
+    return traced
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what exporters say of operators that are not used, and of versions."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "transformers", "onnxscript", "onnx_ir")
+    ]
+    before = [each.level for each in loggers]
+    try:
+        for each in loggers:
+            each.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(loggers, before, strict=True):
+            each.setLevel(level)
+
+
+def _write_graph(traced: Any, path: Path) -> None:
+    import onnx_ir
+
+    weights = sum(value.const_value.nbytes for value in traced.graph.initializers.values() if value.const_value)
+    # Inline where it can be: a graph without a file beside it cannot lead to another one.
+    onnx_ir.save(traced, path, external_data=WEIGHTS if weights > MOST_INLINE else None)
+
+
+def open_runtime(folder: Path, options: ExportOptions) -> Runtime:
+    """Open an export in onnxruntime."""
+    if is_sequence_classifier(str(folder)):
+        return _OnnxDecisions(load_for_prediction(str(folder))[0])
+    return TransformersLanguageModel(*load_for_generation(str(folder)))
+
+
+class _OnnxDecisions:
+    """A classifier whose decision is its graph's own."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        assert isinstance(model, OnnxClassifier)
+        self.model = model
+
+    def classify(self, inputs: Mapping[str, Ints]) -> tuple[Floats, Ints]:
+        found = self.model.run(**{name: torch.from_numpy(ids) for name, ids in inputs.items()})
+        decision = found.get("decision")
+        return found["logits"][0], np.zeros(0, dtype=np.int64) if decision is None else decision[0]
+
+    def close(self) -> None:
+        pass
