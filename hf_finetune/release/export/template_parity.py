@@ -1,4 +1,4 @@
-"""One conversation is one prompt, whoever renders it: the run's tokenizer, the export, and the program that serves it."""
+"""One conversation is one prompt, whoever renders it: the run's tokenizer, the export, or what serves it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,8 @@ def render_by(tokenizer: PreTrainedTokenizerFast) -> Renderer:
 
 def render_by_folder(folder: Path) -> Renderer:
     """A renderer by the tokenizer in an exported folder, loaded afresh."""
-    return render_by(AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return render_by(tokenizer)
 
 
 def _try(renderer: Renderer, conversation: Conversation) -> str | Refused:
@@ -109,8 +110,8 @@ def _explain(who: str, name: str, expected: str | Refused, found: str | Refused)
         place = find_difference(expected, found)
         ours, theirs = (repr(text[max(0, place - AROUND) : place + AROUND]) for text in (expected, found))
         what = (
-            f"the conversation {name!r} is another prompt from character {place:,} on: {theirs} by {who}, {ours} by the "
-            "run's tokenizer"
+            f"the conversation {name!r} is another prompt from character {place:,} on: {theirs} by {who}, {ours} by "
+            "the run's tokenizer"
         )
     remedy = "the model would be asked otherwise than it was trained: export with another data.chat_template"
     return ModelError(Problem(what, remedy, code="HF979"))

@@ -12,11 +12,11 @@ from release.export.gguf_models import KINDS, chat_tokenizer, ids_of, log_probab
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hf_finetune.errors import ConfigError, FinetuneError, ModelError
+from hf_finetune.models.gguf_folders.reading import read_back
 from hf_finetune.models.ready_made.gguf_header import read_gguf_header
 from hf_finetune.release.export.gguf.adapters import write_adapter
 from hf_finetune.release.export.gguf.llama_cpp import LlamaCpp
 from hf_finetune.release.export.gguf.quantization import QUANTS, check_quant
-from hf_finetune.release.export.gguf.reading import read_back
 from hf_finetune.release.export.gguf.settings import describe_settings
 from hf_finetune.release.export.gguf.writing import check_model, find_end_ids, find_sampling
 

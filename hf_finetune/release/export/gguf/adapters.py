@@ -15,8 +15,8 @@ from transformers import PreTrainedConfig
 from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.files.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from hf_finetune.release.export.gguf.families import find_family, rename
-from hf_finetune.release.export.gguf.weights import put_in_pairs
+from hf_finetune.models.gguf_folders.families import find_family, rename
+from hf_finetune.models.gguf_folders.weights import put_in_pairs
 
 ADAPTER = "adapter.gguf"
 PREFIX = "base_model.model."

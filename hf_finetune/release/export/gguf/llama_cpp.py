@@ -27,7 +27,7 @@ def has_llama_cpp() -> bool:
     return find_spec(PACKAGE) is not None
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """llama.cpp refuses a request: its reason."""
 
 
@@ -79,7 +79,7 @@ class LlamaCpp:
         return found
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
-        """The prompt that llama.cpp makes of a conversation. Raises `Refused` where the template refuses it."""
+        """The prompt that llama.cpp makes of a conversation. Raises `RequestRefused` where the template refuses it."""
         given = {"messages": messages, **({"tools": tools} if tools else {})}
         return str(self._ask("/apply-template", given)["prompt"])
 
@@ -116,6 +116,6 @@ class LlamaCpp:
         response = self._connection.getresponse()
         answer = json.loads(response.read())
         if response.status != 200:
-            raise Refused(str(answer.get("error", {}).get("message", answer)))
+            raise RequestRefused(str(answer.get("error", {}).get("message", answer)))
         found: dict[str, Any] = answer
         return found

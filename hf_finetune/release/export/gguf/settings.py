@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.release.export.gguf.families import Family, find_family
+from hf_finetune.models.gguf_folders.families import Family, find_family
 
 Value = int | float | bool | str
 

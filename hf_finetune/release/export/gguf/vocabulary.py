@@ -11,6 +11,8 @@ from gguf.constants import TokenType
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from hf_finetune.chat.assistant_mask import RenderedChat
+from hf_finetune.chat.template import SAMPLE_CHAT, get_default_template
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.release.export.gguf.split_rules import IGNORE_MERGES, NAMES, find_split_name
 
@@ -68,7 +70,7 @@ def _describe_bytes(tokenizer: PreTrainedTokenizerFast, written: Mapping[str, An
         raise _refuse("it has words that its merges never make, which llama.cpp takes otherwise")
     notes = [] if normalizer is None else ["llama.cpp takes letters with separate accents as they are written (no NFC)"]
     tokens, types = _list_tokens(tokenizer, size)
-    bos, eos = _find_ends(tokenizer)
+    bos, eos = writes_begin(tokenizer), _find_ends(tokenizer)[1]
     return Vocabulary(BYTES, split, tokens, types, list(_list_merges(written)), (), bos, eos, False, notes)
 
 
@@ -89,7 +91,7 @@ def _describe_pieces(tokenizer: PreTrainedTokenizerFast, written: Mapping[str, A
         elif len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
             types[number] = TokenType.BYTE
     scores = [made.get(token, NEVER) for token in tokens]
-    bos, eos = _find_ends(tokenizer)
+    bos, eos = writes_begin(tokenizer), _find_ends(tokenizer)[1]
     merges = list(_list_merges(written))
     return Vocabulary(PIECES, "default", tokens, types, merges, scores, bos, eos, prefix != "never", notes)
 
@@ -157,6 +159,18 @@ def _reaches_all(written: Mapping[str, Any]) -> bool:
     words = [word for word in written["model"]["vocab"] if word not in added]
     found = backend.encode_batch(words, add_special_tokens=False)
     return all(each.tokens == [word] for each, word in zip(found, words, strict=True))
+
+
+def writes_begin(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether llama.cpp is to write the begin token before a text.
+
+    It does so before a prompt as well: not where the chat template writes none.
+    """
+    begin, _ = _find_ends(tokenizer)
+    if not begin or not tokenizer.chat_template:
+        return begin
+    chat = RenderedChat(tokenizer, get_default_template(tokenizer), list(SAMPLE_CHAT[:1]))
+    return chat.text(prompt=True).startswith(str(tokenizer.bos_token))
 
 
 def _find_ends(tokenizer: PreTrainedTokenizerFast) -> tuple[bool, bool]:

@@ -12,13 +12,12 @@ import numpy as np
 from gguf.constants import GGML_QUANT_VERSION, GGMLQuantizationType
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from hf_finetune.release.export.gguf.families import find_family
+from hf_finetune.models.gguf_folders.families import find_family
+from hf_finetune.models.gguf_folders.weights import iterate_weights, list_weights
 from hf_finetune.release.export.gguf.quantization import QUANTS, check_quant, choose_type, count_bytes, store
 from hf_finetune.release.export.gguf.settings import describe_settings, find_rope_factors
 from hf_finetune.release.export.gguf.vocabulary import Vocabulary, describe_vocabulary
-from hf_finetune.release.export.gguf.weights import iterate_weights, list_weights
 
-MODEL = "model.gguf"
 ROPE_FACTORS = "rope_freqs.weight"
 # llama.cpp has sampling of its own, and takes what a file says for its defaults.
 SAMPLING = {
@@ -49,6 +48,8 @@ class Written:
     types: Mapping[str, int]
     """How many weights are stored in which way: `{"Q8_0": 210, "F32": 61}`."""
     notes: Sequence[str]
+    add_bos: bool
+    """Whether llama.cpp writes the begin token before a text."""
 
 
 def check_model(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, quant: str) -> Vocabulary:
@@ -79,7 +80,7 @@ def write_model(
         types = _write_weights(writer, model, quant)
     finally:
         writer.close()
-    return Written(path.stat().st_size, types, vocabulary.notes)
+    return Written(path.stat().st_size, types, vocabulary.notes, vocabulary.add_bos)
 
 
 def _add_about(writer: gguf.GGUFWriter, about: About, quant: str) -> None:

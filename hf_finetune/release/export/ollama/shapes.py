@@ -131,7 +131,9 @@ def write_go(shape: Shape, begin: str) -> str:
     lines += ["{{- $begun := false }}{{- range $number, $message := .Messages }}"]
     branches = []
     if shape.lead_system is not None:
-        filled = f"{_quote(shape.lead_system.removeprefix(begin))}{_text(shape.trims_system)}{_quote(shape.after_system)}"
+        filled = (
+            f"{_quote(shape.lead_system.removeprefix(begin))}{_text(shape.trims_system)}{_quote(shape.after_system)}"
+        )
         branches.append(
             '(and (eq .Role "system") (eq $number 0)) }}{{- $begun = true }}'
             f"{{{{- if .Content }}}}{filled}{{{{- else }}}}{_quote(empty)}{{{{- end }}}}"
@@ -159,7 +161,7 @@ _TRIM = "\n".join(
         "{{- if %s }}{{- $text = slice $text 0 (len (slice $text 1)) }}{{- else }}{{- break }}{{- end }}{{- end }}",
         "{{- $text }}{{- end }}",
     ]
-).replace("%s", 'eq $letter " " "\\n" "\\t" "\\r" "\\v" "\\f"')
+).replace("%s", 'eq $letter " " "\\n" "\\t" "\\r" "\\u000b" "\\f"')
 
 
 def _text(trims: bool) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.release.export.gguf.families import Family, find_family, rename
+from hf_finetune.models.gguf_folders.families import Family, find_family, rename
 
 Array = NDArray[np.float32]
 
