@@ -88,11 +88,16 @@ class LlamaCpp:
         tokens: list[int] = self._complete(ids, count)["tokens"]
         return tokens
 
-    def find_log_probabilities(self, ids: Sequence[int], vocabulary: int) -> NDArray[np.float32]:
-        """The logarithms of the probabilities of the next token behind `ids`: (vocabulary,)."""
+    def find_log_probabilities(
+        self, ids: Sequence[int], vocabulary: int, *, first: int | None = None
+    ) -> NDArray[np.float32]:
+        """The logarithms of the probabilities of the next token behind `ids`: (vocabulary,).
+
+        Of the `first` likeliest alone, where that is given; the others have none then.
+        """
         # No step is told of an end token, or of half a character: another one is taken, of which nothing is read.
         plain = [[self.tokenize("a")[0], 1e6]]
-        [step] = self._complete(ids, 1, n_probs=vocabulary, logit_bias=plain)["completion_probabilities"]
+        [step] = self._complete(ids, 1, n_probs=first or vocabulary, logit_bias=plain)["completion_probabilities"]
         found = np.full(vocabulary, -np.inf, dtype=np.float32)
         for each in step["top_logprobs"]:
             found[each["id"]] = each["logprob"]

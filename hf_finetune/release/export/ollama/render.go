@@ -12,6 +12,7 @@ import (
 type message struct{ Role, Content string }
 
 type conversation struct {
+	Template string
 	Messages []message
 	Tools    bool
 }
@@ -32,8 +33,8 @@ func collate(given []message) (string, []*message) {
 	return strings.Join(system, "\n\n"), collated
 }
 
-func render(source string, given conversation) (text, refusal string) {
-	parsed, err := template.New("").Option("missingkey=zero").Parse(source)
+func render(given conversation) (text, refusal string) {
+	parsed, err := template.New("").Option("missingkey=zero").Parse(given.Template)
 	if err != nil {
 		return "", err.Error()
 	}
@@ -50,16 +51,13 @@ func render(source string, given conversation) (text, refusal string) {
 }
 
 func main() {
-	var asked struct {
-		Template      string
-		Conversations []conversation
-	}
+	var asked []conversation
 	if err := json.NewDecoder(os.Stdin).Decode(&asked); err != nil {
 		panic(err)
 	}
 	answers := []map[string]string{}
-	for _, each := range asked.Conversations {
-		text, refusal := render(asked.Template, each)
+	for _, each := range asked {
+		text, refusal := render(each)
 		answers = append(answers, map[string]string{"text": text, "refusal": refusal})
 	}
 	json.NewEncoder(os.Stdout).Encode(answers)

@@ -30,7 +30,7 @@ def make_ollama_renderer(template: str, begin: str) -> tuple[str, Renderer]:
     go = find_go()
     if go is not None:
         asked = list(CONVERSATIONS.values())
-        rendered = dict(zip(map(id, asked), _run_go(go, template, asked), strict=True))
+        rendered = dict(zip(map(id, asked), render_by_go(go, [(template, each) for each in asked]), strict=True))
     name = BY_SUBSET if go is None else BY_GO
 
     def render(conversation: Conversation) -> str:
@@ -64,13 +64,13 @@ def _describe(conversation: Conversation) -> dict[str, Any]:
     return {"Messages": messages, "Tools": bool(conversation.tools)}
 
 
-def _run_go(go: str, template: str, conversations: Sequence[Conversation]) -> list[str | Refused]:
-    """Render by Go; the program is compiled first, which takes it some seconds."""
-    asked = {"Template": template, "Conversations": [_describe(each) for each in conversations]}
+def render_by_go(go: str, asked: Sequence[tuple[str, Conversation]]) -> list[str | Refused]:
+    """Render conversations by Go, each by the template beside it; the program is compiled first, for some seconds."""
+    given = [{"Template": template, **_describe(each)} for template, each in asked]
     with as_file(files("hf_finetune.release.export.ollama").joinpath("render.go")) as program:
         done = subprocess.run(
             [go, "run", str(program)],
-            input=json.dumps(asked),
+            input=json.dumps(given),
             capture_output=True,
             text=True,
             encoding="utf-8",
