@@ -27,6 +27,8 @@ from hf_finetune.release.measurement import (
 
 ANSWER_TOKENS = 32
 LONGEST_PROMPT = 256
+# Of logits in float32, as a share of the largest: other kernels sum in another order.
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def compare(run: Said, export: Said, rows: Sequence[ComparisonRow], labels: Labe
         loss_after=after.loss,
         relative_loss_difference=compute_relative_difference(before.loss, after.loss),
         equal_answers=None if labels is not None and labels.kind == "number" else sum(same),
-        ties=0 if labels is not None else _count_ties(run, export, 2 * max(largest, 1e-6 * scale)),
+        ties=0 if labels is not None else _count_ties(run, export, 2 * ROUNDING * scale),
         accuracy_before=_compute_accuracy(run, rows) if judged else None,
         accuracy_after=_compute_accuracy(export, rows) if judged else None,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def write(source: Source, folder: Path, options: ExportOptions) -> Written:
         graph = build_language_graph(model)
     else:
         graph = build_classifier_graph(model, source.decision, _find_inputs(model, source.tokenizer))
-    _write_graph(_trace(graph, options.opset or DEFAULT_OPSET, source), folder / GRAPH)
+    _write_graph(_trace(graph, options.opset or DEFAULT_OPSET, source.path), folder / GRAPH)
     save_companions(source, folder)
     figures = quantize(folder, graph) if options.int8 else {"bytes": (folder / GRAPH).stat().st_size}
     return Written(("what the run keeps of its rows (row_prints.npz), its checkpoints and its report",), figures)
@@ -83,7 +84,7 @@ def _find_inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> 
     ]
 
 
-def _trace(graph: Graph, opset: int, source: Source) -> Any:
+def _trace(graph: Graph, opset: int, path: str) -> Any:
     """Trace a graph by transformers' own exporter. Raises `ModelError` where it cannot be."""
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
@@ -96,16 +97,26 @@ def _trace(graph: Graph, opset: int, source: Source) -> Any:
     except Exception as problem:  # torch.export and torch.onnx raise of all kinds what they cannot trace
         what = f"cannot be traced into an ONNX graph ({shorten_reason(str(problem))})"
         remedy = "export another architecture, or report it"
-        raise ModelError(Problem(what, remedy, path=source.path, code="HF972")) from problem
+        raise ModelError(Problem(what, remedy, path=path, code="HF972")) from problem
     values: list[Any] = [*traced.graph.inputs, *traced.graph.outputs]
     for value in values:
         value.name = graph.names.get(value.name, value.name)
+    _forget_where_traced(traced)
     return traced
+
+
+def _forget_where_traced(traced: Any) -> None:
+    """Take out what torch notes of each operator: lines of code with paths of this machine, most of a small graph."""
+    for graph in traced.graphs():
+        values = {id(value): value for node in graph for value in (*node.inputs, *node.outputs) if value is not None}
+        for noted in (graph, *graph, *values.values(), *graph.inputs, *graph.initializers.values()):
+            noted.metadata_props.clear()
+            noted.doc_string = None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what exporters say of operators that are not used, and of versions."""
+    """Hide what exporters print of their steps, and say of versions and of operators that are not used."""
     loggers = [
         logging.getLogger(name) for name in ("torch.onnx", "torch.export", "transformers", "onnxscript", "onnx_ir")
     ]
@@ -113,7 +124,7 @@ def _quiet() -> Iterator[None]:
     try:
         for each in loggers:
             each.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

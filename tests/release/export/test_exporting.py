@@ -1,0 +1,205 @@
+"""The export itself, to a target that is transformers again: what is asked, compared, kept and refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from tuned_adapters import adapter_on, save, saved_base, train
+from tuned_classifiers import SPAM, classifier_on, saved_backbone
+
+from hf_finetune.errors import CannotWriteError, ConfigError, MachineError, ModelError
+from hf_finetune.models.classification_head import fold_decision
+from hf_finetune.models.decision import Decision, read_decision, write_decision
+from hf_finetune.release.export import options as export_options
+from hf_finetune.release.export.exporting import export_model
+from hf_finetune.release.export.options import ExportOptions, check_export
+from hf_finetune.release.export.runtimes import TransformersClassifier, TransformersLanguageModel
+from hf_finetune.release.export.source import save_companions
+from hf_finetune.release.export.targets import TARGETS, Target, Tolerance, Written
+from hf_finetune.release.merge import merge_adapter
+
+FEW = ExportOptions(rows=3)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """An adapter, its base, and a classifier that decides by thresholds."""
+    root = tmp_path_factory.mktemp("models")
+    save(train(adapter_on(saved_base(root / "base"))), root / "adapter")
+    classifier = classifier_on(saved_backbone(root / "backbone", "bert"))
+    decision = Decision(SPAM.names, "single", temperature=1.7, thresholds=(0.7, 0.3), metric="f1_macro")
+    write_decision(fold_decision(classifier, decision), save_classifier(classifier, root / "classifier"))
+    return root
+
+
+def save_classifier(model, folder):
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(folder.parent / "backbone").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def copied(monkeypatch):
+    """The target `copy`, which writes what transformers reads; what is done to its weights is put in its place."""
+
+    def open_runtime(folder, options):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if read_decision(folder) is None:
+            return TransformersLanguageModel(AutoModelForCausalLM.from_pretrained(folder).eval(), tokenizer)
+        model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        return TransformersClassifier(model, read_decision(folder))
+
+    def write(source, folder, options):
+        copy.change(source.model)
+        source.model.save_pretrained(folder)
+        save_companions(source, folder)
+        return Written(("nothing",), {"bytes": 7})
+
+    copy = SimpleNamespace(
+        check=lambda *of: None,
+        get_tolerance=lambda options: copy.tolerance,
+        tolerance=Tolerance("logits", 1e-4),
+        change=lambda model: None,
+        open_runtime=open_runtime,
+        write=write,
+    )
+    monkeypatch.setitem(sys.modules, "copy_target", copy)
+    monkeypatch.setitem(TARGETS, "copy", Target("copy_target"))
+    return copy
+
+
+def add_to_head(amount):
+    def change(model):
+        with torch.no_grad():
+            model.get_output_embeddings().weight[5].add_(amount)
+
+    return change
+
+
+def test_an_adapter_is_exported_as_the_model_that_merging_makes(folders, copied, tmp_path):
+    result = export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
+    merge_adapter(str(folders / "adapter"), str(tmp_path / "merged"))
+    exported, merged = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("out", "merged"))
+    pairs = zip(exported.state_dict().values(), merged.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+    assert exported.generation_config.eos_token_id == merged.generation_config.eos_token_id
+    assert (result.figures.rows, result.figures.equal_answers) == (3, 3)
+    assert 0 <= result.figures.max_logit_difference < 1e-5
+    assert result.figures.loss_before == pytest.approx(result.figures.loss_after, rel=1e-6)
+
+
+def test_what_was_exported_and_how_far_it_is_stands_beside_it(folders, copied, tmp_path):
+    export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
+    written = (tmp_path / "out" / "export.json").read_text()
+    record = json.loads(written)
+    assert str(tmp_path) not in written
+    assert str(folders) not in written
+    assert record["format"] == 1
+    assert (record["target"], record["kind"]) == ("copy", "language-model")
+    assert {"hf-finetune", "torch", "transformers"} <= record["versions"].keys()
+    assert "adapter_model.safetensors" in record["source"]["adapter"]["sha256"]
+    assert "model.safetensors" in record["source"]["base"]["sha256"]
+    assert record["figures"]["rows"] == 3
+    assert record["figures"]["bytes"] == 7
+    assert record["left_out"] == ["nothing"]
+    assert record["tolerance"] == {"measure": "logits", "most": 1e-4}
+
+
+def test_a_classifier_is_compared_by_its_decisions_on_rows_that_are_named(folders, copied, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    texts = ["win a prize now", "see you at lunch", "ok", "Win, win"]
+    labels = ["spam", "ham", "ham", "spam"]
+    rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = export_model(str(folders / "classifier"), str(tmp_path / "out"), "copy", replace(FEW, data=str(data)))
+    model = AutoModelForSequenceClassification.from_pretrained(folders / "classifier").eval()
+    tokenizer, decision = AutoTokenizer.from_pretrained(folders / "classifier"), read_decision(folders / "classifier")
+    with torch.no_grad():
+        logits = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts]).numpy()
+    chosen = decision.choose(decision.compute_saved_probabilities(logits))
+    right = sum(decision.labels[place] == label for place, label in zip(chosen, labels, strict=True)) / 4
+    assert result.kind == "classifier"
+    assert (result.figures.rows, result.figures.equal_answers) == (4, 4)
+    assert (result.figures.accuracy_before, result.figures.accuracy_after) == (right, right)
+    assert read_decision(tmp_path / "out") == decision
+
+
+def test_random_tokens_have_no_accuracy(folders, copied, tmp_path):
+    figures = export_model(str(folders / "classifier"), str(tmp_path / "out"), "copy", FEW).figures.as_dict()
+    assert "accuracy_before" not in figures
+    assert figures["equal_answers"] == 3
+
+
+def test_an_export_that_differs_is_refused_with_its_figures_and_leaves_nothing(folders, copied, tmp_path):
+    copied.change = add_to_head(0.01)
+    said = r"out: the export differs: largest logit difference \S+ on \d+ places of 3 rows, mean loss .* 0\.0001 of the"
+    with pytest.raises(ModelError, match=said):
+        export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
+    assert [*tmp_path.iterdir()] == []
+    copied.tolerance = Tolerance("loss", 1e-9)
+    with pytest.raises(ModelError, match="of the mean loss was allowed; nothing was kept; allow more with --tol"):
+        export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
+    export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", replace(FEW, tolerance=1.0))
+
+
+def test_answers_that_differ_though_the_logits_do_not_are_refused(folders, copied, tmp_path, monkeypatch):
+    whole = copied.open_runtime
+
+    def forgetful(folder, options):
+        runtime = whole(folder, options)
+        right = runtime.continue_greedily  # as a cache that is put together wrongly would have it
+        runtime.continue_greedily = lambda ids, tokens: [(token + 1) % 61 for token in right(ids, tokens)]
+        return runtime
+
+    copied.open_runtime = forgetful
+    with pytest.raises(ModelError, match="answers otherwise, though its logits are the same"):
+        export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_an_export_takes_the_place_of_an_export_alone(folders, copied, tmp_path):
+    out = str(tmp_path / "out")
+    export_model(str(folders / "classifier"), out, "copy", FEW)
+    with pytest.raises(ConfigError, match="is there already"):
+        export_model(str(folders / "classifier"), out, "copy", FEW)
+    export_model(str(folders / "classifier"), out, "copy", replace(FEW, overwrite=True))
+    with pytest.raises(ConfigError, match="would take the place of what it is made of"):
+        export_model(out, out, "copy", replace(FEW, overwrite=True))
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(folders, copied, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWriteError, match="cannot be written"):
+        export_model(str(folders / "classifier"), str(tmp_path / "file" / "out"), "copy", FEW)
+
+
+def test_what_cannot_be_is_refused_before_a_model_is_loaded(folders, tmp_path, monkeypatch):
+    run, out = str(folders / "adapter"), str(tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"--to: there is no target 'onx'; did you mean onnx\?"):
+        check_export(run, out, "onx", FEW)
+    monkeypatch.setitem(TARGETS, "copy", Target("copy_target"))
+    with pytest.raises(ConfigError, match="--opset: --to copy does not take it; leave it out: it is for --to onnx"):
+        check_export(run, out, "copy", replace(FEW, opset=18))
+    monkeypatch.setattr(export_options.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MachineError, match=r'the package onnx is not installed, which --to onnx needs; .*"\.\[onnx\]"'):
+        check_export(run, out, "onnx", FEW)
+
+
+def test_the_base_may_have_moved(folders, copied, tmp_path):
+    logging.getLogger("hf_finetune").setLevel(logging.INFO)
+    (folders / "base").rename(folders / "moved")
+    try:
+        with pytest.raises(ConfigError, match="which is not there; say where it is now with --base"):
+            check_export(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
+        options = replace(FEW, base=str(folders / "moved"))
+        check_export(str(folders / "adapter"), str(tmp_path / "out"), "copy", options)
+        assert export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", options).figures.equal_answers == 3
+    finally:
+        (folders / "moved").rename(folders / "base")
