@@ -30,6 +30,8 @@ MANIFEST = "manifest.json"
 REPORT = "report.json"
 RUN_FILE = "run.yaml"
 CARD = "README.md"
+# What was exported, and how far it is from the run.
+EXPORT = "export.json"
 # Of the process that writes into the folder, see `run_lock`.
 LOCK = ".lock"
 # The log-likelihoods of each row by base and tuned model. It stays here: they tell whether a row was trained on.

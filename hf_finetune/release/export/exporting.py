@@ -13,7 +13,7 @@ from typing import Any
 from hf_finetune.environment import __version__, find_versions
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.files import encode_non_finite, fill_folder_atomically
-from hf_finetune.folders import check_replaceable
+from hf_finetune.folders import EXPORT, check_replaceable
 from hf_finetune.label_set import Labels
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
@@ -29,7 +29,6 @@ from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
 
-EXPORT = "export.json"
 FORMAT = 1
 
 
@@ -53,7 +52,9 @@ class ExportResult:
     versions: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"figures": self.figures.as_dict() | self.own_figures}
+        values = asdict(self) | {"figures": self.figures.as_dict() | self.own_figures}
+        del values["own_figures"]
+        return values
 
 
 def export_model(path: str, output: str, to: str, options: ExportOptions) -> ExportResult:
@@ -159,7 +160,8 @@ def _describe(
 
 
 def _write_record(folder: Path, result: ExportResult) -> None:
-    values = {"format": FORMAT, **result.as_dict()}
-    del values["output"]
-    document = json.dumps(encode_non_finite(values), indent=2, ensure_ascii=False, allow_nan=False)
+    values = {name: value for name, value in result.as_dict().items() if name != "output"}
+    document = json.dumps(
+        encode_non_finite({"format": FORMAT, **values}), indent=2, ensure_ascii=False, allow_nan=False
+    )
     (folder / EXPORT).write_text(document + "\n", encoding="utf-8")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from hf_finetune.config import check_saved_model, check_template_hash
 from hf_finetune.errors import ConfigError, MachineError, Problem, suggest
-from hf_finetune.folders import check_replaceable
+from hf_finetune.folders import EXPORT, check_replaceable
 from hf_finetune.release.export.targets import TARGETS
 
 ROWS = 64
@@ -62,7 +63,15 @@ def check_export(path: str, output: str, to: str, options: ExportOptions) -> Non
         raise ConfigError(Problem(f"--to {to} does not take it", remedy, key=key, code="HF607"))
     check_template_hash(options.trust_chat_template)
     check_saved_model(path, "export", options.base)
+    _refuse_export(Path(path))
     check_replaceable(output, overwrite=options.overwrite)
     if absent := [name for name in target.packages if importlib.util.find_spec(name) is None]:
         what = f"the package {absent[0]} is not installed, which --to {to} needs"
         raise MachineError(Problem(what, f'in the clone of hf-finetune: pip install ".[{target.extra}]"', code="HF711"))
+
+
+def _refuse_export(folder: Path) -> None:
+    """Raise `ConfigError` for an export whose weights are in no form that transformers reads."""
+    if (folder / EXPORT).is_file() and not any(folder.glob("*.safetensors")):
+        what, remedy = "is an export already", "name the run or model that it was made of"
+        raise ConfigError(Problem(what, remedy, path=str(folder), code="HF972"))

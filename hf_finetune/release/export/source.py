@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from peft import PeftModel
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.chat.template import find_end_token_ids, trust_named_template
+from hf_finetune.config.model_files.description import CONFIG
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.evaluation.prediction.predict import resolve_decision
 from hf_finetune.folders.decision_record import DECISION
@@ -75,7 +77,7 @@ def load_source(path: str, base: str | None, trusted: str | None, first: First) 
     else:
         model, _ = load_for_generation(path, dtype=torch.float32)
         settle_generation(model, path)
-    return _describe(path, model, tokenizer, Path(str(find_file(path, "config.json"))).parent)
+    return _describe(path, model, tokenizer, Path(str(find_file(path, CONFIG))).parent)
 
 
 def _load_adapter(path: str, base: str | None, trusted: str | None, first: First) -> Source:
@@ -127,11 +129,21 @@ def save_companions(source: Source, folder: Path) -> None:
     """Save what goes beside the weights: tokenizer, chat template, configuration, generation settings, decision."""
     model = unwrap_adapter(source.model)
     model.config.save_pretrained(folder)
+    _forget_code(folder)
     if source.labels is None and model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
     source.tokenizer.save_pretrained(folder)
     if source.decision is not None and (source.folder / DECISION).exists():
         shutil.copy(source.folder / DECISION, folder)
+
+
+def _forget_code(folder: Path) -> None:
+    """Take out where a ScratchGPT's code is: other runtimes have no use for it, and its modules are not there."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    if config.pop("auto_map", None) is not None:
+        (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for file in folder.glob("*.py"):
+            file.unlink()
 
 
 def describe_weights(source: Source) -> dict[str, Any]:

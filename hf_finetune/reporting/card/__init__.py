@@ -129,7 +129,9 @@ def build_metadata(run: RunRecord, repo_id: str | None = None) -> dict[str, Any]
     values = {
         "license": owner["license"],
         "language": owner["language"],
-        "library_name": {"adapter": "peft", "model": "transformers", "none": None}[facts.kind],
+        "library_name": None
+        if facts.exported
+        else {"adapter": "peft", "model": "transformers", "none": None}[facts.kind],
         "pipeline_tag": facts.task,
         "base_model": base,
         # A model with its adapter merged in is a finetune too: the Hub's `merge` is a model made of several.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_finetune.files import read_bounded_yaml
-from hf_finetune.folders import CARD
+from hf_finetune.folders import CARD, EXPORT
 from hf_finetune.folders.decision_record import DECISION, read_decision_record
 from hf_finetune.privacy import redact
 from hf_finetune.reporting.run_record import RunRecord
@@ -60,6 +60,8 @@ class ModelDescription:
     """The folder of an adapter has generation settings, which take the place of its base's."""
     quantization: str | None = None
     """How the base of an adapter was quantized for training, such as `4 bit`; None if it was not."""
+    exported: str | None = None
+    """The target of an export whose weights transformers does not read, such as `onnx`."""
 
     @property
     def label_numbers(self) -> dict[str, int]:
@@ -94,7 +96,14 @@ def describe_model(run: RunRecord) -> ModelDescription:
         vocab_size=record.get("vocab_size") if adapter else None,
         own_generation=bool(adapter) and (run.folder / "generation_config.json").is_file(),
         quantization=_format_quantization(record.get("quantization")) if adapter else None,
+        exported=_find_target(run.folder),
     )
+
+
+def _find_target(folder: Path) -> str | None:
+    target = _read_json(folder / EXPORT).get("target")
+    readable = any(folder.glob("*.safetensors"))
+    return target if isinstance(target, str) and not readable else None
 
 
 def parse_card_metadata(folder: Path) -> dict[str, Any]:

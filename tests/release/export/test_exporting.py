@@ -172,6 +172,10 @@ def test_an_export_takes_the_place_of_an_export_alone(folders, copied, tmp_path)
     export_model(str(folders / "classifier"), out, "copy", replace(FEW, overwrite=True))
     with pytest.raises(ConfigError, match="would take the place of what it is made of"):
         export_model(out, out, "copy", replace(FEW, overwrite=True))
+    check_export(out, str(tmp_path / "again"), "onnx", FEW)  # transformers reads its weights
+    (tmp_path / "out" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="out: is an export already; name the run or model that it was made of"):
+        check_export(out, str(tmp_path / "again"), "onnx", FEW)
 
 
 def test_a_folder_that_cannot_be_written_is_one_message(folders, copied, tmp_path):

@@ -76,6 +76,8 @@ def test_the_graph_computes_the_logits_of_the_adapter_with_and_without_what_came
     assert {"input_ids", "attention_mask", "position_ids"} | {each.name for each in past} == {
         each.name for each in session.get_inputs()
     }
+    assert session.get_inputs()[0].shape == ["batch", "sequence"]
+    assert past[0].shape == ["batch", 4, "past", 8]
     names = [each.name for each in session.get_outputs()]
     ids = token_ids(3, 12, seed=5)
     with torch.no_grad():
@@ -116,7 +118,11 @@ def test_the_folder_is_whole(generator):
     names = {path.name for path in out.iterdir()}
     beside = {"config.json", "generation_config.json", "tokenizer.json", "export.json", "README.md"}
     assert {"model.onnx", *beside} <= names
-    assert not any(name.endswith((".safetensors", ".npz", ".data", ".aside")) for name in names)
+    assert not any(name.endswith((".safetensors", ".npz", ".data", ".aside", ".py")) for name in names)
+    card = (out / "README.md").read_text()
+    assert "Its weights are in the form `onnx`, for other runtimes than transformers" in card
+    assert "hf-finetune generate out" in card
+    assert "from_pretrained" not in card
     written = (out / "export.json").read_text()
     assert str(run.parent) not in written
     # torch notes at each operator which line of which file made it.

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from hf_finetune.models.decision import Decision
 
-Axes = dict[int, Any]
-DYNAMIC = torch.export.Dim.DYNAMIC
+Axes = dict[int, str]
+TEXTS: Axes = {0: "batch", 1: "sequence"}
 # Of the sample that is traced: not 1, which torch.export would take for a constant, and no two alike.
 BATCH, PAST, SEQ = 2, 5, 3
 
@@ -31,7 +30,7 @@ class Graph:
     module: nn.Module
     inputs: dict[str, Tensor]
     axes: dict[str, Axes]
-    """Which axes of each input may have any length."""
+    """Which axes of each input may have any length, and their names."""
     names: dict[str, str]
     """Of an input or output of the module, which is a word of Python -> its name in the graph, where that is another.
     """
@@ -99,12 +98,12 @@ def build_language_graph(model: PreTrainedModel) -> Graph:
     }
     if "position_ids" not in signature(model.forward).parameters:  # those of ALiBi count by the mask
         del inputs["position_ids"]
-    axes: dict[str, Axes] = {name: {0: DYNAMIC, 1: DYNAMIC} for name in inputs}
+    axes = dict.fromkeys(inputs, TEXTS) | {"attention_mask": {0: "batch", 1: "past and sequence"}}
     names: dict[str, str] = {}
     for at, layer in enumerate(layers):
         for part, held in (("key", layer.keys), ("value", layer.values)):
             inputs[f"past_{part}_{at}"] = held
-            axes[f"past_{part}_{at}"] = {0: DYNAMIC, 2: DYNAMIC}  # (batch, heads, past, size)
+            axes[f"past_{part}_{at}"] = {0: "batch", 2: "past"}  # (batch, heads, past, size)
             names |= {
                 f"past_{part}_{at}": f"past_key_values.{at}.{part}",
                 f"present_{part}_{at}": f"present.{at}.{part}",
@@ -118,5 +117,4 @@ def build_classifier_graph(model: PreTrainedModel, decision: Decision | None, in
     sample = {name: torch.ones(BATCH, PAST, dtype=torch.long) for name in inputs}
     if "token_type_ids" in sample:
         sample["token_type_ids"] = torch.zeros(BATCH, PAST, dtype=torch.long)
-    axes: dict[str, Axes] = {name: {0: DYNAMIC, 1: DYNAMIC} for name in sample}
-    return Graph(wrapped.eval(), sample, axes, {})
+    return Graph(wrapped.eval(), sample, dict.fromkeys(sample, TEXTS), {})

@@ -89,7 +89,8 @@ def _trace(graph: Graph, opset: int, path: str) -> Any:
     from transformers.exporters.configs import OnnxConfig
     from transformers.exporters.exporter_onnx import OnnxExporter
 
-    config = OnnxConfig(dynamic_shapes=graph.axes, opset_version=opset)
+    dynamic = {name: dict.fromkeys(axes, torch.export.Dim.DYNAMIC) for name, axes in graph.axes.items()}
+    config = OnnxConfig(dynamic_shapes=dynamic, opset_version=opset)
     model: Any = graph.module
     try:
         with _quiet():
@@ -98,11 +99,23 @@ def _trace(graph: Graph, opset: int, path: str) -> Any:
         what = f"cannot be traced into an ONNX graph ({shorten_reason(str(problem))})"
         remedy = "export another architecture, or report it"
         raise ModelError(Problem(what, remedy, path=path, code="HF972")) from problem
+    _name_axes(traced, graph)
     values: list[Any] = [*traced.graph.inputs, *traced.graph.outputs]
     for value in values:
         value.name = graph.names.get(value.name, value.name)
     _forget_where_traced(traced)
     return traced
+
+
+def _name_axes(traced: Any, graph: Graph) -> None:
+    """Name the axes of inputs and outputs, which torch calls s26 or s70."""
+    import onnx_ir
+
+    known = {}
+    for value in traced.graph.inputs:
+        known |= {str(value.shape[axis]): name for axis, name in graph.axes.get(value.name, {}).items()}
+    for value in (*traced.graph.inputs, *traced.graph.outputs):
+        value.shape = onnx_ir.Shape([known.get(str(size), size) for size in value.shape])
 
 
 def _forget_where_traced(traced: Any) -> None:
