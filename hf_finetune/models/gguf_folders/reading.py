@@ -64,13 +64,14 @@ def add_adapter(path: Path, model: PreTrainedModel) -> None:
 
 
 def _restore(name: str, weight: Array, model: PreTrainedModel) -> Array:
+    """A weight of the file, (out, in) or (out,), as the model has it."""
     if find_family(model.config).norms_plus_one and "norm." in name:
         weight = weight - np.float32(1)
     return _turn_back(name, weight, model)
 
 
 def _turn_back(name: str, weight: Array, model: PreTrainedModel) -> Array:
-    """A weight, or a change of one, in our order of rows and columns."""
+    """A weight, or a change of one, (out, in), in our order of rows and columns."""
     family = find_family(model.config)
     if family.pairs:
         weight = put_in_halves(name, weight, model.config)

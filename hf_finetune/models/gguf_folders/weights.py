@@ -47,7 +47,7 @@ def is_transposed(family: Family, name: str) -> bool:
 
 
 def convert_weight(name: str, value: torch.Tensor, config: PreTrainedConfig) -> Array:
-    """Convert our weight into the one that llama.cpp calls `name`."""
+    """Convert our weight into the one that llama.cpp calls `name`: (out, in), or (out,) of a norm or bias."""
     family = find_family(config)
     weight: Array = value.detach().float().cpu().numpy()
     if is_transposed(family, name):
@@ -60,12 +60,12 @@ def convert_weight(name: str, value: torch.Tensor, config: PreTrainedConfig) -> 
 
 
 def put_in_pairs(name: str, weight: Array, config: Any) -> Array:
-    """Order the rows of a query's or key's heads as llama.cpp rotates them: neighbors, not one of each half."""
+    """Order the rows of a query's or key's heads, (out, ...), as llama.cpp rotates them: neighbors, not halves."""
     return _turn(name, weight, config, lambda rows: (2, rows // 2))
 
 
 def put_in_halves(name: str, weight: Array, config: Any) -> Array:
-    """Order rows as they were before `put_in_pairs`."""
+    """Order rows, (out, ...), as they were before `put_in_pairs`."""
     return _turn(name, weight, config, lambda rows: (rows // 2, 2))
 
 
@@ -74,12 +74,13 @@ def _turn(name: str, weight: Array, config: Any, divide: Callable[[int], tuple[i
     number = heads.get(name.split(".")[2]) if name.startswith("blk.") else None
     if number is None:
         return weight
+    # (heads, 2, size / 2, ...) or (heads, size / 2, 2, ...)
     parts = weight.reshape(number, *divide(weight.shape[0] // number), *weight.shape[1:])
     return parts.swapaxes(1, 2).reshape(weight.shape)
 
 
 def iterate_weights(model: PreTrainedModel) -> Iterator[tuple[str, Array]]:
-    """Yield the weights of `list_weights`, in its order, one at a time."""
+    """Yield the weights of `list_weights`, (out, in) or (out,), in its order, one at a time."""
     state = model.state_dict()
     for theirs, (ours, _) in list_weights(model).items():
         yield theirs, convert_weight(theirs, state[ours], model.config)

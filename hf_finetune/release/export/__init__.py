@@ -7,6 +7,7 @@ runtimes            what a model is asked, in any runtime; the answers of transf
 compare             the same rows asked of run and export: figures, and what they may differ by
 template_parity     the same conversations rendered by run, export and what serves it
 conversations       which
+onnx/ gguf/ ollama/ the targets
 exporting           the export itself: made aside, compared, renamed
 """
 

@@ -67,7 +67,7 @@ def count_bytes(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
 
 
 def store(name: str, weight: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray[np.generic]:
-    """A weight as it stands in the file. Raises `ModelError` for a number that float16 does not have."""
+    """A weight as it stands in the file: (out, in) -> (out, bytes) of blocks. Raises `ModelError` for a number that float16 does not have."""
     weight = np.ascontiguousarray(weight, dtype=np.float32)
     if kind == F16 and weight.size and not np.abs(weight).max() <= np.finfo(np.float16).max:
         what = f"{name} holds a number beyond the range of float16"
