@@ -30,6 +30,7 @@ def load_gguf_weights(path: str, config: PreTrainedConfig) -> PreTrainedModel:
     file = Path(path, MODEL)
     header = read_gguf_header(file)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # More may be in the file, such as the rotations of Llama 3.1, but nothing less.
     listed = {name: int(np.prod(shape)) for name, (_, shape) in list_weights(model).items()}
     if listed != {name: header.tensors.get(name) for name in listed}:
         what, remedy = "holds other weights than the config.json beside it describes", "export the model again"
@@ -55,6 +56,7 @@ def add_adapter(path: Path, model: PreTrainedModel) -> None:
     reader, listed, state = GGUFReader(path), list_weights(model), model.state_dict()
     factors = {tensor.name: torch.from_numpy(np.array(tensor.data)) for tensor in reader.tensors}
     alpha = float(reader.fields["adapter.lora.alpha"].contents())
+    # Added in float32, as peft adds: llama.cpp keeps both apart, and gives the same sums in another order.
     with torch.no_grad():
         for name in listed:
             if (down := factors.get(f"{name}.lora_a")) is not None:

@@ -54,6 +54,7 @@ def check_templates(
     """
     if not tokenizer.chat_template:
         return []
+    # Once, for all of the others: a template of a stranger is rendered by a process of its own.
     reference = {name: _try(render_by(tokenizer), each) for name, each in CONVERSATIONS.items()}
     return [_compare(reference, name, renderer, not_offered) for name, renderer in renderers.items()]
 

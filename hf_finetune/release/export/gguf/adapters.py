@@ -73,6 +73,7 @@ def iterate_factors(folder: Path, settings: Mapping[str, Any], config: PreTraine
     """Yield the factors by the names of llama.cpp, `blk.0.attn_q.weight.lora_a` (rank, in) and `lora_b` (out, rank)."""
     family = find_family(config)
     for name, value in load_file(folder / ADAPTER_WEIGHTS).items():
+        # base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight -> blk.0.attn_q.weight.lora_a
         ending = next((each for each in PARTS if name.endswith(each)), "")
         module = name.removeprefix(PREFIX).removesuffix(ending)
         theirs = rename(family, f"{module}.weight") if ending and name.startswith(PREFIX) else None

@@ -82,6 +82,7 @@ def write_with(
     if options.adapter_only:
         assert source.adapter is not None
         figures["bytes"] = write_adapter(folder / ADAPTER, source.adapter, base.config, about.name)
+    # Before minutes of answers: a vocabulary or a template that is taken otherwise spoils all of them.
     with LlamaCpp(folder / MODEL) as theirs:
         figures["texts_with_equal_tokens"] = check_tokens(theirs, tokenizer)
         begin = str(tokenizer.bos_token) if written.add_bos else ""

@@ -41,6 +41,7 @@ class LlamaCpp:
         # Keys and values of 16 bits would be a second quantization of what is compared.
         settings.cache_type_k = settings.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         settings.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        # It would make room by a shorter context, without a word.
         settings.fit_params = False
         try:
             self._server: Any = xllamacpp.Server(settings)
@@ -59,6 +60,7 @@ class LlamaCpp:
     def close(self) -> None:
         """End llama.cpp and give its memory back."""
         self._connection.close()
+        # Its threads end when nothing holds it.
         self._server = None
 
     def tokenize(self, text: str, *, special: bool = False) -> list[int]:

@@ -33,6 +33,7 @@ ALWAYS_WHOLE = ("position_embd.weight",)
 def check_quant(quant: str, config: PreTrainedConfig | None = None) -> None:
     """Raise `ConfigError` for a name that is none, and `ModelError` where a model's rows do not divide into blocks."""
     if quant not in QUANTS:
+        # `q4_k_m` and the like: several kinds in one file, which the package gguf reads and does not write.
         mixed = {kind.name.removeprefix("MOSTLY_").lower() for kind in LlamaFileType}
         begun = [name for name in QUANTS if name.startswith(quant.lower())]
         remedy = suggest(begun[0] if begun else quant, QUANTS, f"it may be {', '.join(QUANTS)}")
@@ -52,6 +53,7 @@ def check_quant(quant: str, config: PreTrainedConfig | None = None) -> None:
 def choose_type(name: str, shape: tuple[int, ...], quant: str) -> GGMLQuantizationType:
     """How the weight `name` is stored: as llama.cpp's converter does it, norms and biases whole."""
     asked = QUANTS[quant][0]
+    # llama.cpp adds these in float32, and would refuse to with another kind.
     if len(shape) < 2 or name in ALWAYS_WHOLE:
         return F32
     if quant not in FULL and name in AT_THE_ENDS:
@@ -67,8 +69,12 @@ def count_bytes(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
 
 
 def store(name: str, weight: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray[np.generic]:
-    """A weight as it stands in the file: (out, in) -> (out, bytes) of blocks. Raises `ModelError` for a number that float16 does not have."""
+    """A weight as it stands in the file: (out, in) -> (out, bytes) of blocks.
+
+    Raises `ModelError` for a number that float16 does not have.
+    """
     weight = np.ascontiguousarray(weight, dtype=np.float32)
+    # `not a <= b`, so that a NaN is refused as well; numpy itself would write infinity.
     if kind == F16 and weight.size and not np.abs(weight).max() <= np.finfo(np.float16).max:
         what = f"{name} holds a number beyond the range of float16"
         raise ModelError(Problem(what, "use --quant bf16 or f32", key="--quant", code="HF972"))

@@ -33,6 +33,7 @@ def find_rope_factors(config: PreTrainedConfig) -> NDArray[np.float32] | None:
     if rotation.get("rope_type") != "llama3":
         return None
     size = _head_size(config)
+    # As transformers' `_compute_llama3_parameters`: long waves are stretched, short ones kept, those between mixed.
     waves = 2 * math.pi * rotation["rope_theta"] ** (np.arange(0, size, 2, dtype=np.float64) / size)
     low, high = rotation["low_freq_factor"], rotation["high_freq_factor"]
     factor, original = rotation["factor"], rotation["original_max_position_embeddings"]
@@ -79,6 +80,7 @@ def _describe_llama(config: PreTrainedConfig, family: Family) -> dict[str, Value
 
 def _describe_rotation(config: PreTrainedConfig, family: Family) -> dict[str, Value]:
     rotation: Mapping[str, Any] = config.rope_parameters or {}
+    # transformers has a rotation for each kind of layer where there are several.
     if family.architecture == "gemma3":  # one rotation for the layers that see all, one for those that see a window
         local = rotation["sliding_attention"]
         _require("rope_parameters.sliding_attention.rope_type", local.get("rope_type"), "default")

@@ -82,6 +82,7 @@ def _describe_pieces(tokenizer: PreTrainedTokenizerFast, written: Mapping[str, A
         made.setdefault(left + right, -float(len(made)))
     prefix = _find_prefix(written)
     notes = []
+    # llama.cpp starts anew behind each control token, as the tokenizers of before transformers 4.34 did.
     if prefix == "first":
         notes = ["llama.cpp writes a space before the text behind each control token, not before the first alone"]
     tokens, types = _list_tokens(tokenizer, size)
@@ -100,6 +101,7 @@ def _check_pieces(vocab: Mapping[str, int], pairs: Sequence[tuple[str, ...]], ad
     """Raise `ModelError` where joining by pairs is not joining by words: llama.cpp knows the words' order alone."""
     allowed, last = set(pairs), ""
     seen: set[str] = set()
+    # Score -> order: SentencePiece has one of each word, in whichever way it is made.
     for left, right in pairs:
         if left + right != last and left + right in seen:
             raise _refuse(f"it makes the word of token {vocab[left + right]} early in one way and late in another")
@@ -137,6 +139,7 @@ def _list_tokens(tokenizer: PreTrainedTokenizerFast, size: int) -> tuple[list[st
     """The words by their numbers, and what each is; numbers without a word get one that no text has."""
     if len(tokenizer) > size:
         raise _refuse(f"it has {len(tokenizer):,} tokens, and the model {size:,}")
+    # Published models have rows for more tokens than their tokenizers, so that matrices divide well.
     names = {number: name for name, number in tokenizer.get_vocab().items()}
     tokens = [names.get(number, f"[PAD{number}]") for number in range(size)]
     types = [int(TokenType.NORMAL if number in names else TokenType.UNUSED) for number in range(size)]
@@ -156,6 +159,7 @@ def _reaches_all(written: Mapping[str, Any]) -> bool:
     alone["model"] = {**written["model"], "ignore_merges": False}
     backend = Tokenizer.from_str(json.dumps(alone))
     added = {token["content"] for token in written["added_tokens"]}
+    # No splitting: a word of the vocabulary is never split by the rule that it was learned under.
     words = [word for word in written["model"]["vocab"] if word not in added]
     found = backend.encode_batch(words, add_special_tokens=False)
     return all(each.tokens == [word] for each, word in zip(found, words, strict=True))

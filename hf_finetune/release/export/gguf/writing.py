@@ -143,6 +143,7 @@ def find_sampling(generation: GenerationConfig | None) -> dict[str, int | float]
     """What the generation settings say of sampling; greedy where they ask for no sampling."""
     if generation is None:
         return {}
+    # llama.cpp and Ollama sample unless they are told otherwise, transformers does not.
     if not generation.do_sample:
         return {"temperature": 0.0}
     named = {name: getattr(generation, name, None) for name in SAMPLING}
@@ -159,6 +160,7 @@ def _write_weights(writer: gguf.GGUFWriter, model: PreTrainedModel, quant: str) 
         kinds[name] = choose_type(name, shape, quant)
         dtype = np.dtype(np.float16 if kinds[name] == GGMLQuantizationType.F16 else np.float32)
         writer.add_tensor_info(name, shape, dtype, count_bytes(shape, kinds[name]), raw_dtype=kinds[name])
+    # The list of all weights first, then one after the other: with `add_tensor` the writer would keep them all.
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

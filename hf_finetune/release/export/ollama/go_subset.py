@@ -57,6 +57,7 @@ def _split(source: str) -> list[tuple[str, list[str]]]:
         text, _, source = source.partition("{{")
         end = _find_end(source)
         inside, source = source[:end], source[end + 2 :]
+        # Go wants a space there: `{{-1}}` is a number.
         if inside.startswith("- "):
             text, inside = text.rstrip(SPACE), inside[2:]
         if inside.endswith(" -"):
@@ -84,6 +85,7 @@ def _split_words(inside: str) -> list[str]:
     words, word, place = [], "", 0
     while place < len(inside):
         letter = inside[place]
+        # A quoted text is a word as it is written, spaces and brackets in it too.
         if letter == '"':
             end = place + 1
             while inside[end] != '"':
@@ -149,6 +151,7 @@ def _run_range(node: _Node, scope: _Scope) -> None:
     names = [word for word in node.words[:at] if word != ","]
     over = _evaluate(node.words[at + 1 :], scope)
     items: Sequence[Any] = range(over) if isinstance(over, int) else over
+    # `break` ends the loop and not what is around it; the dot is the old one again behind it.
     before = scope.dot
     for number, each in enumerate(items):
         scope.dot = each
@@ -213,6 +216,7 @@ def _read(words: list[str], scope: _Scope) -> tuple[Any, list[str]]:
 
 
 def _slice(text: str, *ends: int) -> str:
+    # Go counts bytes.
     data = text.encode()
     start, stop = (*ends, len(data))[:2]
     if not 0 <= start <= stop <= len(data):

