@@ -118,7 +118,7 @@ def test_a_classifier_is_compared_by_its_decisions_on_rows_that_are_named(folder
     labels = ["spam", "ham", "ham", "spam"]
     rows = [{"text": text, "label": label} for text, label in zip(texts, labels, strict=True)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    result = export_model(str(folders / "classifier"), str(tmp_path / "out"), "copy", replace(FEW, data=str(data)))
+    result = export_model(str(folders / "classifier"), str(tmp_path / "out"), "copy", ExportOptions(data=str(data)))
     model = AutoModelForSequenceClassification.from_pretrained(folders / "classifier").eval()
     tokenizer, decision = AutoTokenizer.from_pretrained(folders / "classifier"), read_decision(folders / "classifier")
     with torch.no_grad():

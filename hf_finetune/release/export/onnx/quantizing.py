@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from hf_finetune.models.onnx_folders.session import GRAPH, WEIGHTS, Array, Session
-from hf_finetune.release.export.onnx.graphs import Graph
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ SMALLER = 2.0
 TIMED_TOKENS = 64
 
 
-def quantize(folder: Path, graph: Graph) -> dict[str, Any]:
+def quantize(folder: Path) -> dict[str, Any]:
     """Quantize the weights of a folder's graph to 8 bits, in place; activations are quantized as they come.
 
     Returns the sizes, and how many times as fast as in float32 the graph now reads a text, measured in turns. A warning
@@ -46,7 +45,7 @@ def quantize(folder: Path, graph: Graph) -> dict[str, Any]:
             use_external_data_format=large,
         )
         figures = {"bytes": _measure_size(folder), "bytes_in_float32": _measure_size(before)}
-        speed = _compare_speeds(Session(before), Session(folder), graph)
+        speed = _compare_speeds(Session(before), Session(folder))
     smaller = figures["bytes_in_float32"] / figures["bytes"]
     _warn_of_little(smaller, speed)
     return figures | {"times_smaller": smaller, "times_as_fast": speed}
@@ -65,9 +64,9 @@ def _warn_of_little(smaller: float, speed: float) -> None:
         logger.warning(what, speed, extra={"code": "HF974"})
 
 
-def _compare_speeds(before: Session, after: Session, graph: Graph) -> float:
+def _compare_speeds(before: Session, after: Session) -> float:
     """How many times as fast `after` runs as `before`: the median of turns in which both run, one after the other."""
-    inputs = _make_inputs(before, graph)
+    inputs = _make_inputs(before)
     once = _time(lambda: before.run(inputs), 1)
     times = max(1, round(TURN_SECONDS / max(once, 1e-6)))
     after.run(inputs)  # the first run makes its buffers
@@ -75,7 +74,7 @@ def _compare_speeds(before: Session, after: Session, graph: Graph) -> float:
     return median(turns)
 
 
-def _make_inputs(session: Session, graph: Graph) -> dict[str, Array]:
+def _make_inputs(session: Session) -> dict[str, Array]:
     """One text of 64 tokens, with nothing before it."""
     ids = np.ones((1, TIMED_TOKENS), dtype=np.int64)
     known = {

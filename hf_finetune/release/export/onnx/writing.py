@@ -67,7 +67,7 @@ def write(source: Source, folder: Path, options: ExportOptions) -> Written:
         graph = build_classifier_graph(model, source.decision, _find_inputs(model, source.tokenizer))
     _write_graph(_trace(graph, options.opset or DEFAULT_OPSET, source.path), folder / GRAPH)
     save_companions(source, folder)
-    figures = quantize(folder, graph) if options.int8 else {"bytes": (folder / GRAPH).stat().st_size}
+    figures = quantize(folder) if options.int8 else {"bytes": (folder / GRAPH).stat().st_size}
     return Written(("what the run keeps of its rows (row_prints.npz), its checkpoints and its report",), figures)
 
 
