@@ -19,6 +19,7 @@ from hf_finetune.release.export.gguf.llama_cpp import LlamaCpp
 from hf_finetune.release.export.gguf.quantization import QUANTS, check_quant
 from hf_finetune.release.export.gguf.settings import describe_settings
 from hf_finetune.release.export.gguf.writing import check_model, find_end_ids, find_sampling
+from hf_finetune.release.export.runtimes import TransformersLanguageModel
 
 pytest.importorskip("xllamacpp")
 
@@ -42,6 +43,17 @@ def test_llama_cpp_computes_what_the_model_does(kind: str, tmp_path: Path) -> No
     assert np.abs(found - log_probabilities(model, ids)).max() < close
     ours = model.generate(torch.tensor([ids]), max_new_tokens=8, do_sample=False)[0, len(ids) :].tolist()
     assert answer == ours
+
+
+def test_an_answer_ends_where_that_of_the_run_does(tmp_path: Path) -> None:
+    model, ids = tiny(), ids_of()
+    third = TransformersLanguageModel(model, chat_tokenizer()).continue_greedily(ids, 3)[-1]
+    with torch.no_grad():
+        model.lm_head.weight[[2, third]] = model.lm_head.weight[[third, 2]]  # the end token in its place
+    expected = TransformersLanguageModel(model, chat_tokenizer()).continue_greedily(ids, 8)
+    assert expected[2:] == [2]
+    with LlamaCpp(write(tmp_path, model), context=128) as theirs:
+        assert theirs.continue_greedily(ids, 8) == expected
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])

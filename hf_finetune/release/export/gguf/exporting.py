@@ -142,7 +142,7 @@ class _GgufRuntime:
         if adapter:
             add_adapter(folder / ADAPTER, model)
         self.weights = TransformersLanguageModel(model, tokenizer)
-        self.theirs = LlamaCpp(folder / MODEL, folder / ADAPTER if adapter else None)
+        self.theirs = LlamaCpp(folder / MODEL, folder / ADAPTER if adapter else None, threads=torch.get_num_threads())
 
     def compute_logits(self, ids: Sequence[int]) -> Floats:
         return self.weights.compute_logits(ids)
