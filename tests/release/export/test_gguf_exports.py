@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from release.export.gguf_models import chat_tokenizer, tiny
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, BertConfig
 from typer.testing import CliRunner
 
+from hf_finetune.chat.built_in import read_built_in
 from hf_finetune.cli import app
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ConfigError, MachineError, ModelError
@@ -21,9 +24,11 @@ from hf_finetune.models.loading import load_causal_lm
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.release.export import ExportOptions, check_export, export_model
 from hf_finetune.release.export.gguf import exporting, vocabulary
-from hf_finetune.release.export.gguf.exporting import check
+from hf_finetune.release.export.gguf.exporting import check, find_template, render_by_llama_cpp
 from hf_finetune.release.export.gguf.llama_cpp import LlamaCpp
+from hf_finetune.release.export.gguf.writing import About, write_model
 from hf_finetune.release.export.ollama import rendering
+from hf_finetune.release.export.template_parity import check_templates
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -91,6 +96,23 @@ def test_the_command_writes_a_modelfile_and_says_what_was_compared(
     text = (out / "Modelfile").read_text()
     assert text.startswith("FROM ./model.gguf\nTEMPLATE ")
     assert 'PARAMETER stop "<|im_end|>"' in text
+
+
+@pytest.mark.parametrize("begin", [None, "<|endoftext|>"])
+@pytest.mark.parametrize("adds", [False, True])
+def test_llama_cpp_begins_a_prompt_as_the_run_does(begin: str | None, adds: bool, tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    tokenizer.bos_token, tokenizer.chat_template = begin, read_built_in("chatml")
+    if adds and begin:
+        template = TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, 0)])
+        tokenizer.backend_tokenizer.post_processor = template
+    path = tmp_path / "model.gguf"
+    written = write_model(path, tiny(), tokenizer, "f32", About("tiny", template=find_template(tokenizer)))
+    assert written.add_bos == (adds and begin is not None)
+    with LlamaCpp(path, context=64) as theirs:
+        renderer = render_by_llama_cpp(theirs, begin if written.add_bos else "")
+        [found] = check_templates(tokenizer, {"llama.cpp": renderer})
+    assert (found.equal, found.refused) == (18, 2)
 
 
 def test_an_export_whose_weights_are_wrong_is_refused(
