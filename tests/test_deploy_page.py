@@ -9,7 +9,13 @@ from pathlib import Path
 import typer
 
 from hf_finetune.cli import app
+from hf_finetune.models.gguf_folders.families import FAMILIES
 from hf_finetune.release.export import compare
+from hf_finetune.release.export.conversations import CONVERSATIONS
+from hf_finetune.release.export.gguf import exporting as gguf
+from hf_finetune.release.export.gguf.odd_texts import TEXTS
+from hf_finetune.release.export.gguf.quantization import QUANTS
+from hf_finetune.release.export.gguf.split_rules import NAMES
 from hf_finetune.release.export.llama import conversion
 from hf_finetune.release.export.llama import writing as llama_writing
 from hf_finetune.release.export.onnx import writing
@@ -49,3 +55,19 @@ def test_the_architectures_that_a_scratch_gpt_can_be_are_those_of_the_code():
     rows = dict(re.findall(r"^\|.*\| `(\w+)` \| (yes|with another activation alone)", section, re.MULTILINE))
     assert rows.keys() == conversion.ARCHITECTURES.keys()
     assert tuple(name for name in rows if rows[name] != "yes") == conversion.TRANSFORMERS_ALONE
+
+
+def test_what_gguf_holds_is_what_the_page_says():
+    table = re.findall(r"^\| (`[a-z0-9_`, ]+`) \| [0-9., ]+ \| (.+) \|$", PAGE, re.MULTILINE)
+    named = {name: said for names, said in table for name in re.findall(r"`([a-z0-9_]+)`", names)}
+    assert named.keys() == QUANTS.keys()
+    assert {name: f"{most:.0%}".replace("%", " %") for name, most in gguf.TOLERANCES.items()} == {
+        name: said for name, said in named.items() if name != "f32"
+    }
+    section = PAGE.partition("## GGUF")[2]
+    kinds = re.findall(r"`([a-z0-9_]+)`", section.partition("Models of the kinds")[2].partition(" are written")[0])
+    assert set(kinds) == set(FAMILIES)
+    rules = re.findall(r"`([a-z0-9-]+)`", section.partition("that splits text (")[2].partition(")")[0])
+    assert set(rules) == set(NAMES.values())
+    assert f"{len(TEXTS)} odd texts" in PAGE
+    assert len(CONVERSATIONS) == 20

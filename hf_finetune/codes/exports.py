@@ -33,12 +33,27 @@ EXPORTS: dict[str, Code] = {
         "processor multiplies 8 bits faster than 32.",
         "use the export in float32 where size or speed is not what you need",
     ),
-    "HF979": Code(
+    "HF975": Code(
         "a published architecture that other programs compute otherwise",
         "warning",
         "Normalized queries and keys with an ungated squared ReLU are an Apertus to transformers, which reads the name "
         "of the activation. Elsewhere that architecture has xIELU alone: vLLM refuses the folder, and llama.cpp needs "
         "parameters of xIELU that it has not.",
         "train with model.scratch.preset: llama-like where other programs are to serve the model",
+    ),
+    "HF978": Code(
+        "a program that proves an export does not run",
+        "error",
+        "llama.cpp opens what was written of a model, and Go renders the template that Ollama will render. Where one "
+        "of them does not run, nothing says that the export is the model that was trained, and it is not kept.",
+        "see what the program says; of a file that llama.cpp does not load, please report it",
+    ),
+    "HF979": Code(
+        "a conversation becomes another prompt in the export",
+        "error",
+        "A model answers as it was trained where it is asked as it was trained. The chat template of the run and what "
+        "the target makes of it were rendered on twenty conversations, and one of them differs, from the place on that "
+        "the message shows. Nothing was kept.",
+        "export for another target, or train with another data.chat_template",
     ),
 }

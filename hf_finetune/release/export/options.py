@@ -24,6 +24,8 @@ class ExportOptions:
     trust_chat_template: str | None = None
     int8: bool = False
     opset: int | None = None
+    quant: str | None = None
+    adapter_only: bool = False
 
 
 _OF_ALL = ("base", "data", "tolerance", "rows", "overwrite", "trust_chat_template")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hf_finetune.release.export.options import ExportOptions
     from hf_finetune.release.export.runtimes import Runtime
     from hf_finetune.release.export.source import Source
+    from hf_finetune.release.export.template_parity import TemplateParity
 
 Measure = Literal["logits", "loss"]
 
@@ -36,6 +37,8 @@ class Written:
     """What the run has and the export has not, each in words."""
     figures: Mapping[str, Any] = field(default_factory=dict)
     """Of its own, such as sizes: they stand in export.json."""
+    templates: tuple[TemplateParity, ...] = ()
+    """How its programs render the chat template, beside the tokenizer in its folder."""
 
 
 class Exporter(Protocol):
@@ -77,4 +80,6 @@ class Target:
 TARGETS: dict[str, Target] = {
     "onnx": Target("hf_finetune.release.export.onnx", ("onnx", "onnxruntime", "onnxscript"), "onnx", ("int8", "opset")),
     "llama": Target("hf_finetune.release.export.llama"),
+    "gguf": Target("hf_finetune.release.export.gguf", ("xllamacpp",), "llamacpp", ("quant", "adapter_only")),
+    "ollama": Target("hf_finetune.release.export.ollama", ("xllamacpp",), "llamacpp", ("quant",)),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 def export(
     model: Model,
     output: Annotated[str, typer.Argument(help="The folder of the export.")],
-    to: Annotated[str, typer.Option(help="The runtime: onnx; or llama, a ScratchGPT as a published architecture.")],
+    to: Annotated[str, typer.Option(help="onnx, gguf, ollama; or llama: a ScratchGPT as a published architecture.")],
     int8: Annotated[bool, typer.Option("--int8", help="onnx: weights in 8 bits.")] = False,
     opset: Annotated[int | None, typer.Option(help="onnx: the version of its operators.")] = None,
+    quant: Annotated[str | None, typer.Option(help="gguf, ollama: f32, f16 (default), bf16, q8_0, q4_0 ...")] = None,
+    adapter_only: Annotated[bool, typer.Option("--adapter-only", help="gguf: the adapter without its base.")] = False,
     base_path: Annotated[
         str | None, typer.Option("--base", "--base-path", help="Where an adapter's base is now.")
     ] = None,
@@ -33,7 +35,8 @@ def export(
     """Export a model for another runtime, open it there, and compare it with the run before it is kept."""
     from hf_finetune.release import ExportOptions, check_export
 
-    options = ExportOptions(base_path, data, tolerance, rows, overwrite, trust_chat_template, int8=int8, opset=opset)
+    own: dict[str, Any] = {"int8": int8, "opset": opset, "quant": quant, "adapter_only": adapter_only}
+    options = ExportOptions(base_path, data, tolerance, rows, overwrite, trust_chat_template, **own)
     check_export(model, output, to, options)  # before torch is imported
     announce(model)
     from hf_finetune.environment import set_up_logging
@@ -55,5 +58,15 @@ def _print_result(result: ExportResult) -> None:
     values = {"output": result.output, "target": result.target, **result.options, **result.as_dict()["figures"]}
     for name, value in values.items():
         say(f"{name.replace('_', ' '):>26}  {value:.4g}" if isinstance(value, float) else f"{name:>26}  {value}")
+    for name, found in result.templates.items():
+        say(f"{'equal prompts':>26}  {found['equal']} of {found['conversations']} by {name}{_format_others(found)}")
     for left in result.left_out:
         say(f"{'left out':>26}  {left}")
+
+
+def _format_others(found: dict[str, Any]) -> str:
+    """What is not equal, and not otherwise either."""
+    refused, alone = found["refused_by_both"], found.get("not_offered", ())
+    said = [f"{refused} refused by both"] if refused else []
+    said += [f"not offered there: {', '.join(alone)}"] if alone else []
+    return f" ({'; '.join(said)})" if said else ""

@@ -62,7 +62,7 @@ def write(source: Source, folder: Path, options: ExportOptions) -> Written:
             "%s computes this model in transformers alone: vLLM and llama.cpp know it with another activation; "
             "for them, train with model.scratch.preset: llama-like",
             architecture,
-            extra={"code": "HF979"},
+            extra={"code": "HF975"},
         )
     left_out = ["what the run keeps of its rows (row_prints.npz), its checkpoints and its report"]
     if model.config.hidden_dropout and architecture != "GPT2LMHeadModel":

@@ -1,0 +1,184 @@
+"""The targets `gguf` and `ollama`, from the command to a folder that was compared in llama.cpp."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from release.export.gguf_models import chat_tokenizer, tiny
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoConfig, BertConfig
+from typer.testing import CliRunner
+
+from hf_finetune.chat.built_in import read_built_in
+from hf_finetune.cli import app
+from hf_finetune.config.sections import ModelSection
+from hf_finetune.errors import ConfigError, MachineError, ModelError
+from hf_finetune.models.adapters.attach import attach_adapter, save_adapter
+from hf_finetune.models.loading import load_causal_lm
+from hf_finetune.models.saved import load_for_generation
+from hf_finetune.release.export import ExportOptions, check_export, export_model
+from hf_finetune.release.export.gguf import exporting, vocabulary
+from hf_finetune.release.export.gguf.exporting import check, find_template, render_by_llama_cpp
+from hf_finetune.release.export.gguf.llama_cpp import LlamaCpp
+from hf_finetune.release.export.gguf.writing import About, write_model
+from hf_finetune.release.export.ollama import rendering
+from hf_finetune.release.export.template_parity import check_templates
+
+pytest.importorskip("xllamacpp")
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+
+
+def few(**more: Any) -> ExportOptions:
+    return ExportOptions(rows=4, **more)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama and an adapter over it."""
+    root = tmp_path_factory.mktemp("models")
+    tiny().save_pretrained(root / "base")
+    chat_tokenizer().save_pretrained(root / "base")
+    section = ModelSection(path=str(root / "base"))
+    model = load_causal_lm(section, AutoConfig.from_pretrained(root / "base"), 16, bf16=False)
+    tuned = attach_adapter(model, {"r": 4, "lora_alpha": 8})
+    with torch.no_grad():
+        for name, weight in tuned.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.05)
+    tuned.save_pretrained(root / "adapter")
+    save_adapter(tuned, root / "adapter")
+    chat_tokenizer().save_pretrained(root / "adapter")
+    return root
+
+
+def test_a_merged_adapter_in_gguf_answers_as_the_run_does(folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = export_model(str(folders / "adapter"), str(out), "gguf", few(quant="f32"))
+    assert result.figures.max_logit_difference < 1e-5
+    assert result.figures.equal_answers + result.figures.ties == 4
+    assert result.own_figures["texts_with_equal_tokens"] == 200
+    assert {each["equal"] for each in result.templates.values()} == {20}
+    assert {path.name for path in out.iterdir()} >= {"model.gguf", "export.json", "tokenizer.json", "config.json"}
+    assert json.loads((out / "export.json").read_text())["templates"]["llama.cpp"]["conversations"] == 20
+    ours, _ = load_for_generation(str(folders / "adapter"))
+    exported, _ = load_for_generation(str(out))
+    ids = torch.tensor([[1, 7, 30, 12]])
+    with torch.no_grad():
+        assert torch.allclose(ours(ids).logits, exported(ids).logits, atol=1e-5)
+
+
+def test_an_adapter_alone_is_compared_over_its_base_and_kept_without(folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = export_model(str(folders / "adapter"), str(out), "gguf", few(quant="f32", adapter_only=True))
+    assert result.figures.max_logit_difference < 1e-5
+    assert result.figures.equal_answers + result.figures.ties == 4
+    assert (out / "adapter.gguf").stat().st_size == result.own_figures["bytes"]
+    assert not (out / "model.gguf").exists()
+
+
+def test_the_command_writes_a_modelfile_and_says_what_was_compared(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendering, "find_go", lambda: None)  # its compiler takes ten seconds the first time
+    out = tmp_path / "out"
+    asked = ["export", str(folders / "base"), str(out), "--to", "ollama", "--quant", "q8_0", "--rows", "2"]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    assert "20 of 20 by llama.cpp" in done.output
+    assert "(not offered there: tools, a tool that was called)" in done.output
+    assert "since Go is not installed" in done.output
+    text = (out / "Modelfile").read_text()
+    assert text.startswith("FROM ./model.gguf\nTEMPLATE ")
+    assert 'PARAMETER stop "<|im_end|>"' in text
+
+
+@pytest.mark.parametrize("begin", [None, "<|endoftext|>"])
+@pytest.mark.parametrize("adds", [False, True])
+def test_llama_cpp_begins_a_prompt_as_the_run_does(begin: str | None, adds: bool, tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    tokenizer.bos_token, tokenizer.chat_template = begin, read_built_in("chatml")
+    if adds and begin:
+        template = TemplateProcessing(single=f"{begin} $A", special_tokens=[(begin, 0)])
+        tokenizer.backend_tokenizer.post_processor = template
+    path = tmp_path / "model.gguf"
+    written = write_model(path, tiny(), tokenizer, "f32", About("tiny", template=find_template(tokenizer)))
+    assert written.add_bos == (adds and begin is not None)
+    with LlamaCpp(path, context=64) as theirs:
+        renderer = render_by_llama_cpp(theirs, begin if written.add_bos else "")
+        [found] = check_templates(tokenizer, {"llama.cpp": renderer})
+    assert (found.equal, found.refused) == (18, 2)
+
+
+def test_an_export_whose_weights_are_wrong_is_refused(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = sys.modules["hf_finetune.models.gguf_folders.weights"]
+    monkeypatch.setattr(weights, "put_in_pairs", lambda name, weight, config: weight)
+    with pytest.raises(ModelError, match="the export differs: largest logit difference"):
+        export_model(str(folders / "base"), str(tmp_path / "out"), "gguf", few(quant="f32"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_whose_tokens_are_others_is_refused(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_tokens = vocabulary._list_tokens
+
+    def swap_two(tokenizer: Any, size: int) -> Any:
+        tokens, types = list_tokens(tokenizer, size)
+        one, other = tokens.index("H"), tokens.index("e")
+        tokens[one], tokens[other] = tokens[other], tokens[one]
+        return tokens, types
+
+    monkeypatch.setattr(vocabulary, "_list_tokens", swap_two)
+    with pytest.raises(ModelError, match=r"cannot hold: llama\.cpp takes"):
+        export_model(str(folders / "base"), str(tmp_path / "out"), "gguf", few())
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_whose_prompts_are_others_is_refused(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = chat_tokenizer().chat_template.replace("assistant", "bot")
+    monkeypatch.setattr(exporting, "find_template", lambda tokenizer: changed)
+    with pytest.raises(ModelError, match=r"'one question' is another prompt .* by llama\.cpp"):
+        export_model(str(folders / "base"), str(tmp_path / "out"), "gguf", few())
+
+
+def test_what_cannot_be_is_refused_before_weights_are_read(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, tokenizer = tiny().config, chat_tokenizer()
+    with pytest.raises(ConfigError, match="--adapter-only is for an adapter"):
+        check(config, tokenizer, few(adapter_only=True), str(folders / "base"))
+    with pytest.raises(ConfigError, match="did you mean q4_0"):
+        check(config, tokenizer, few(quant="q4-0"), str(folders / "base"))
+    with pytest.raises(ModelError, match="a model of the kind 'bert' is not written as GGUF; those that are: gemma"):
+        check(BertConfig(), tokenizer, few(), "x")
+    classifier = BertConfig(architectures=["BertForSequenceClassification"])
+    with pytest.raises(ModelError, match=r"is a classifier, and llama\.cpp continues texts"):
+        check(classifier, tokenizer, few(), "x")
+    with pytest.raises(ConfigError, match="--to onnx does not take it"):
+        check_export(str(folders / "base"), "out", "onnx", few(quant="f16"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MachineError, match="the package xllamacpp is not installed, which --to gguf needs"):
+        check_export(str(folders / "base"), "out", "gguf", few())
+
+
+def test_a_folder_that_was_changed_is_not_loaded(folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_model(str(folders / "base"), str(out), "gguf", few(quant="f16"))
+    settings = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 2, "intermediate_size": 64}))
+    with pytest.raises(ModelError, match=r"holds other weights than the config\.json beside it describes"):
+        load_for_generation(str(out))
+    data = (out / "model.gguf").read_bytes()
+    (out / "model.gguf").write_bytes(data[: len(data) // 2])
+    with pytest.raises(ModelError, match="is cut off"):
+        load_for_generation(str(out))
+    with pytest.raises(ModelError, match=r"llama\.cpp does not load it"):
+        LlamaCpp(out / "model.gguf")
