@@ -93,7 +93,8 @@ def _ask(model: AskedModel, rows: Any, folder: AnswerFolder) -> AnswerStats:
     if not model.base:
         return ask(*load_for_generation(model.path, base=model.base_path, first=first), tuned)
     both = run_base_and_tuned(model.path, model.base_path, partial(ask, name=of_base), partial(ask, name=tuned), first)
-    return max(both, key=lambda stats: stats.rows + stats.left_out)  # the second pass reads what the first has written
+    # The second pass reads what the first has written.
+    return max(both, key=lambda stats: stats.rows + stats.left_out)
 
 
 @contextmanager

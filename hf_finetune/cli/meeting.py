@@ -60,6 +60,7 @@ def hold_meeting(place: Place, *, seconds: float | None = None) -> Left | NotMet
         there: dict[int, socket.socket] = {}
         ended: dict[int, int] = {}
         while len(there) + 1 < place.machines and not ended and (left := until - time.monotonic()) > 0:
+            # Whoever comes and goes again, or looks for open ports, does not end the meeting.
             listening.settimeout(left)
             with suppress(OSError):
                 guest, _ = listening.accept()
@@ -69,6 +70,7 @@ def hold_meeting(place: Place, *, seconds: float | None = None) -> Left | NotMet
                     machine, code, goes_on = word
                     there[machine] = guest
                     ended |= {} if goes_on else {machine: code}
+        # In the order of before and without gaps: a launcher takes ranks from 0 to N - 1.
         for rank, machine in enumerate(sorted(there), start=1):
             with suppress(OSError):
                 there[machine].sendall(_ANSWER.pack(_ENDS if ended else len(there) + 1, min(ended, default=rank)))
@@ -88,6 +90,7 @@ def attend_meeting(
     seconds = SECONDS_TO_MEET if seconds is None else seconds
     until, answered = time.monotonic() + seconds, False
     while time.monotonic() < until:
+        # What has the port may still be the store of the run that was lost: it gives no greeting, and is asked again.
         with suppress(OSError), socket.create_connection((place.host, place.port), SECONDS_TO_ANSWER) as first:
             answered = True
             if _receive(first, len(place.greeting), SECONDS_TO_ANSWER) == place.greeting:
@@ -109,6 +112,7 @@ def _say_ended(machine: int) -> str:
 @contextmanager
 def _listen(port: int, until: float) -> Iterator[socket.socket]:
     """Listen at a port, which what has had it may take a moment to leave. Raises `OSError`."""
+    # The address that the others were given may be of either kind.
     both = socket.has_dualstack_ipv6()
     while True:
         try:

@@ -55,6 +55,7 @@ def start_again(argv: Sequence[str], where: str, given: Mapping[str, Any], most:
     run = load_run(argv, read_recipe_name(argv[0], argv[1:]), say_notes=False)
     kept = partial(describe_kept, run.output_dir, typed, get_resume(run.train), pushes=run.hub is not None)
     describe_when_stopped(partial(kept, began=time.time()))
+    # Processes whose launcher is killed become children of this one, which sees them end then.
     adopt_orphans()
     left, restart = Left(machines.count, machines.rank), 0
     while True:
@@ -82,6 +83,7 @@ def was_lost(code: int) -> bool:
 
 def _start(restart: int, left: Mapping[str, int]) -> int:
     """Run the command once, and see to it that nothing of it is left; its exit code, as a shell has it."""
+    # As this process was started: `python -m` has a file as its name that does not run alone.
     began = ["-m", "hf_finetune.cli"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
     process = subprocess.Popen(
         [sys.executable, *began, *sys.argv[1:]],
@@ -90,9 +92,11 @@ def _start(restart: int, left: Mapping[str, int]) -> int:
     )
     with pass_signals_on(process) as came:
         code = process.wait()
+    # A process that its launcher has left behind would write into the folder beside those that are started next.
     end_left_behind()
     code = 128 - code if code < 0 else code
-    return 128 + came[0] if came and was_lost(code) else code  # what was stopped is not started again
+    # What was stopped is not started again.
+    return 128 + came[0] if came and was_lost(code) else code
 
 
 def end_left_behind() -> None:
@@ -118,6 +122,7 @@ def _name_left(left: Left, machines: Machines) -> dict[str, int]:
 
 def _meet(machines: Machines, left: Left, restart: int, code: int) -> Left:
     """Find out which machines are left. Raises `LeftAlone` where this one cannot go on with them."""
+    # Nobody is waited for where nobody else was there.
     if left.count == 1:
         return left
     place = _find_place(machines, left, restart)
@@ -130,6 +135,7 @@ def _meet(machines: Machines, left: Left, restart: int, code: int) -> Left:
 
 def _tell_first(machines: Machines, left: Left, restart: int, code: int) -> None:
     """Let the first machine know that this one has ended for a reason of its own: the others are not to go on."""
+    # Else the first one waits until its time is up, and goes on without this one, into the same mistake.
     if left.rank and code not in (0, *STOPPED) and not was_lost(code):
         attend_meeting(_find_place(machines, left, restart), left.rank, code, goes_on=False, seconds=SECONDS_TO_TELL)
 

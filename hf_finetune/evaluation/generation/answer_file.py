@@ -85,6 +85,7 @@ class AskedFile:
     def _read(self, file: str, columns: Mapping[str, str]) -> Iterator[Window]:
         size = BATCHES_AT_ONCE * self.asked.batch_size
         windows = read_windows(check_exists(file), file, make_asked_kind(self._unread, size), columns)
+        # At once: a file without a row that can be answered is refused before weights are loaded.
         first = next(windows)
         check_first(first)
         self.has_conversations = "messages" in first.columns
@@ -132,6 +133,7 @@ def answer_rows(speaker: Speaker, windows: Iterator[Window], sink: RowSink, name
         problems = sorted([*window.problems, *prepared.problems], key=lambda problem: problem.line or 0)
         log_left_out(problems)
         lines = [window.lines[place] for place in prepared.places]
+        # Prepared although they may be there: which rows can be answered says which lines are looked for.
         if sink.find([_begin_field(line, name) for line in lines]):
             stats.kept += len(lines)
         else:

@@ -74,6 +74,7 @@ def _prepare_row(speaker: Speaker, prepared: PreparedRows, place: int, asked: As
     if isinstance(asked, str) and not speaker.chats:
         _check_known(tokenizer, [asked])
         ids = encode_beginning(tokenizer, asked)
+        # The rows of a batch move together; one that goes beyond the model's last position moves its window alone.
         if positions is None or len(ids) + most <= positions:
             prepared.requests.append(Request(place, ids, most))
         else:

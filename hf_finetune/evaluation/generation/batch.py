@@ -81,7 +81,8 @@ def answer_requests(
     """
     # Equal `max_new_tokens` together, the longest first so that memory runs out at once or not at all.
     waiting = sorted(requests, key=lambda request: (request.max_new_tokens, -len(request.ids)))
-    penalized = penalize_prompt and session.settings.repetition_penalty != 1  # and so would padding be
+    # And so would padding be.
+    penalized = penalize_prompt and session.settings.repetition_penalty != 1
     can_pad = not penalized and _can_pad(session, waiting)
     while waiting:
         batch = [request for request in waiting[:batch_size] if _fit_together(waiting[0], request, can_pad=can_pad)]
@@ -108,7 +109,8 @@ def _build_requests(session: GenerationSession, prompts: Sequence[Sequence[int]]
     least = most if positions is None else max(1, min(most, positions // 2))
     requests, cut = [], 0
     for place, prompt in enumerate(prompts):
-        ids = [*prompt] or [get_start_token_id(session.tokenizer)]  # a model cannot generate after nothing
+        # A model cannot generate after nothing.
+        ids = [*prompt] or [get_start_token_id(session.tokenizer)]
         room = most
         if positions is not None:
             cut += len(ids) > positions - least
@@ -133,7 +135,8 @@ def _can_pad(session: GenerationSession, requests: Sequence[Request]) -> bool:
     except RuntimeError as error:
         if not should_reduce_batch_size(error):
             raise
-        return False  # whoever answers them will say that memory ran out
+        # Whoever answers them will say that memory ran out.
+        return False
     tolerance = PADDING_TOLERANCE if session.model.dtype == torch.float32 else PADDING_TOLERANCE_IN_LOW_PRECISION
     can_pad = bool((padded - alone).abs().max() <= tolerance * alone.abs().max())
     if not can_pad:

@@ -79,7 +79,8 @@ class RowFile:
         if len(lines) == len(begins) and same:
             self.rows += len(lines)
             return True
-        self.file.seek(start)  # of a group that is not whole all is answered again, in the batches that it had
+        # Of a group that is not whole all is answered again, in the batches that it had.
+        self.file.seek(start)
         self.file.truncate()
         self.at_end = True
         return False
@@ -186,7 +187,8 @@ def _check_record(folder: Path, shown: str, made_from: Mapping[str, Any], *, ove
         before = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = None
-    now = json.loads(json.dumps(made_from))  # as it comes back: tuples are lists then
+    # As it comes back: tuples are lists then.
+    now = json.loads(json.dumps(made_from))
     if before == now:
         return
     if _has_rows(folder) and not overwrite:

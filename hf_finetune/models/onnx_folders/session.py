@@ -37,7 +37,8 @@ class Session:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()  # else as many as the machine has cores
+        # Else as many as the machine has cores.
+        options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3  # errors
         try:
             self._session = ort.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])

@@ -162,7 +162,8 @@ def _compute_accuracy(said: Said, rows: Sequence[ComparisonRow]) -> float:
 def check_near(figures: Figures, tolerance: Tolerance, output: str) -> None:
     """Raise `ModelError` where the export is further from the run than `tolerance` allows."""
     if tolerance.measure == "logits":
-        far = not figures.max_logit_difference <= tolerance.most * figures.logit_scale  # a NaN is far, too
+        # A NaN is far, too.
+        far = not figures.max_logit_difference <= tolerance.most * figures.logit_scale
         allowed = f"{tolerance.most:g} of the largest logit"
     else:
         far = not figures.relative_loss_difference <= tolerance.most

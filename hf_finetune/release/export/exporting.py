@@ -74,6 +74,7 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
     _check_place(place, source)
     rows = _load_rows(source, options)
     logger.info("asking the model as it was trained")
+    # Before an adapter is merged: what was trained is the base with the adapter beside it.
     run = ask(_open_run(source), rows, source.labels, margins=True)
     source = merge_source(source)
     try:
@@ -82,6 +83,7 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
             logger.info("writing %s", shell_path(output))
             written = exporter.write(source, aside, options)
             written = _compare_templates(source, written, aside)
+            # All that is asked of the source later, since its weights are given back before the export is opened.
             facts, folder, labels = describe_weights(source), source.folder, source.labels
             del source  # a machine that just holds one model does not hold two
             export = _ask_export(exporter.open_runtime(aside, options), rows, labels)
@@ -96,6 +98,7 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
 
 def _check_place(place: Path, source: Source) -> None:
     read = [source.folder, *([Path(source.record.name_or_path)] if source.record else [])]
+    # Also where the run lies inside of it: what is replaced is the whole folder.
     if any(place.resolve() == each.resolve() or place.resolve() in each.resolve().parents for each in read):
         what = "the export would take the place of what it is made of"
         raise ConfigError(Problem(what, "name another folder", path=str(place), code="HF707"))

@@ -103,7 +103,8 @@ def _look_first(
 ) -> None:
     trust_named_template(tokenizer, trusted)
     if tokenizer.chat_template and not classifies:
-        find_end_token_ids(tokenizer)  # a template that cannot be rendered is refused before minutes of loading
+        # A template that cannot be rendered is refused before minutes of loading.
+        find_end_token_ids(tokenizer)
     first(config, tokenizer)
 
 
@@ -111,7 +112,8 @@ def _describe(
     path: str, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> Source:
     inside = unwrap_adapter(model)
-    model = model.float().cpu().eval()  # where there is a GPU, it is loaded there
+    # Where there is a GPU, it is loaded there.
+    model = model.float().cpu().eval()
     if not is_classifier(inside):
         return Source(path, folder, model, tokenizer, None, None)
     decision = resolve_decision(read_decision(str(folder)), inside.config, path)

@@ -37,7 +37,8 @@ def export(
 
     own: dict[str, Any] = {"int8": int8, "opset": opset, "quant": quant, "adapter_only": adapter_only}
     options = ExportOptions(base_path, data, tolerance, rows, overwrite, trust_chat_template, **own)
-    check_export(model, output, to, options)  # before torch is imported
+    # Before torch is imported.
+    check_export(model, output, to, options)
     announce(model)
     from hf_finetune.environment import set_up_logging
     from hf_finetune.interruption import unwind_when_stopped

@@ -103,7 +103,8 @@ def build_language_graph(model: PreTrainedModel) -> Graph:
     for at, layer in enumerate(layers):
         for part, held in (("key", layer.keys), ("value", layer.values)):
             inputs[f"past_{part}_{at}"] = held
-            axes[f"past_{part}_{at}"] = {0: "batch", 2: "past"}  # (batch, heads, past, size)
+            # (batch, heads, past, size).
+            axes[f"past_{part}_{at}"] = {0: "batch", 2: "past"}
             names |= {
                 f"past_{part}_{at}": f"past_key_values.{at}.{part}",
                 f"present_{part}_{at}": f"present.{at}.{part}",

@@ -69,7 +69,8 @@ def _compare_speeds(before: Session, after: Session) -> float:
     inputs = _make_inputs(before)
     once = _time(lambda: before.run(inputs), 1)
     times = max(1, round(TURN_SECONDS / max(once, 1e-6)))
-    after.run(inputs)  # the first run makes its buffers
+    # The first run makes its buffers.
+    after.run(inputs)
     turns = [_time(lambda: before.run(inputs), times) / _time(lambda: after.run(inputs), times) for _ in range(TURNS)]
     return median(turns)
 
