@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from tuned_adapters import adapter_on, save, saved_base, train
 from tuned_classifiers import SPAM, classifier_on, saved_backbone
 
+from hf_finetune.cli import main
 from hf_finetune.errors import CannotWriteError, ConfigError, MachineError, ModelError
 from hf_finetune.models.classification_head import fold_decision
 from hf_finetune.models.decision import Decision, read_decision, write_decision
@@ -177,6 +178,25 @@ def test_an_export_takes_the_place_of_an_export_alone(folders, copied, tmp_path)
     (tmp_path / "out" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="out: is an export already; name the run or model that it was made of"):
         check_export(out, str(tmp_path / "again"), "onnx", FEW)
+
+
+def test_the_command_prints_a_table_or_json(folders, copied, tmp_path, monkeypatch, capsys):
+    shown = []
+    for name, more in (("one", []), ("two", ["--json"])):
+        words = ["export", str(folders / "classifier"), str(tmp_path / name), "--to", "copy", "--rows", "2", *more]
+        monkeypatch.setattr(sys, "argv", ["hf-finetune", *words])
+        monkeypatch.setattr(logging.root, "handlers", [])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        shown.append(capsys.readouterr().out)
+    table = dict(line.strip().split("  ", 1) for line in shown[0].splitlines())
+    assert (table["target"], table["rows"], table["equal answers"]) == ("copy", "2", "2")
+    assert table["left out"] == "nothing"
+    result = json.loads(shown[1])
+    assert result["output"] == str(tmp_path / "two")
+    assert result["figures"]["equal_answers"] == 2
+    assert json.loads((tmp_path / "two" / "export.json").read_text())["figures"] == result["figures"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_message(folders, copied, tmp_path):
