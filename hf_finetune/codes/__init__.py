@@ -5,13 +5,12 @@ A code is given once and never given again; `hf-finetune explain HF012` prints i
 code        what a code is
 table       all of them
 pages       what `hf-finetune explain` says of one
-rows        HF0xx: files, and rows that cannot be read
+rows        HF0xx: files, and rows that cannot be read; HF4xx: personal data and secrets in rows
 sources     HF05x to HF09x of these: sources, tables, streams, corpora and the cache
 lengths     HF10x: lengths and tokens
 templates   HF13x: chat templates
 evaluation  HF3xx: labels and evaluation
 splits      HF2xx: duplicates and leakage; HF38x: splits that are small, lopsided, or of another kind
-personal    HF4xx: personal data and secrets
 models      HF5xx: models and tokenizers
 run_file    HF6xx: the run file and the command line
 machine     HF7xx: the machine and its folders

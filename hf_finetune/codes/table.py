@@ -9,8 +9,7 @@ from hf_finetune.codes.hub import HUB
 from hf_finetune.codes.lengths import LENGTHS
 from hf_finetune.codes.machine import MACHINE
 from hf_finetune.codes.models import MODELS
-from hf_finetune.codes.personal import PERSONAL
-from hf_finetune.codes.rows import ROWS
+from hf_finetune.codes.rows import PERSONAL, ROWS
 from hf_finetune.codes.run_file import RUN_FILE
 from hf_finetune.codes.sources import SOURCES
 from hf_finetune.codes.splits import DUPLICATES, SPLITS

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
+    from hf_finetune.release.export.checks import check_export
     from hf_finetune.release.export.exporting import ExportResult, export_model
-    from hf_finetune.release.export.options import ExportOptions, check_export
+    from hf_finetune.release.export.options import ExportOptions
     from hf_finetune.release.hub import (
         check_push,
         format_push_result,

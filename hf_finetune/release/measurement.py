@@ -52,12 +52,17 @@ def measure(
     return Measurement(logits, total / max(count, 1))
 
 
-@torch.no_grad()
-def compute_row_logits(model: PreTrainedModel | PeftModel, row: ComparisonRow) -> Tensor:
-    """Compute the logits of a row by a model of transformers: (seq, vocab), or (num_labels,) of a classifier."""
-    inputs = {name: ids.to(model.device) for name, ids in row.inputs.items()}
-    logits: Tensor = model(**inputs).logits[0].float().cpu()
-    return logits
+def measure_model(
+    model: PreTrainedModel | PeftModel, rows: Sequence[ComparisonRow], labels: Labels | None
+) -> Measurement:
+    """Measure a model of transformers."""
+
+    def compute(row: ComparisonRow) -> Tensor:
+        inputs = {name: ids.to(model.device) for name, ids in row.inputs.items()}
+        logits: Tensor = model(**inputs).logits[0].float().cpu()
+        return logits
+
+    return measure(compute, rows, labels)
 
 
 def _compute_loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:

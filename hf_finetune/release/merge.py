@@ -37,10 +37,9 @@ from hf_finetune.release.comparison_rows import load_comparison_rows
 from hf_finetune.release.measurement import (
     Measurement,
     compute_relative_difference,
-    compute_row_logits,
     find_largest_difference,
     find_scale,
-    measure,
+    measure_model,
 )
 from hf_finetune.reporting.card import write_card
 from hf_finetune.row_prints import read_row_prints, write_row_prints
@@ -107,7 +106,7 @@ def merge_adapter(
     labels = read_labels(model.config) if is_classifier(unwrap_adapter(model)) else None
     rows = load_comparison_rows(data, folder, tokenizer, get_max_length(tokenizer, model.config), labels)
     logger.info("measuring the adapter on its base")
-    before = measure(partial(compute_row_logits, model), rows, labels)
+    before = measure_model(model, rows, labels)
     device, generation = model.device, unwrap_adapter(model).generation_config if labels is None else None
     del model  # a machine that just holds one model does not hold two
     try:
@@ -121,11 +120,7 @@ def merge_adapter(
             _save(merged, tokenizer, aside, folder)
             write_base_record(aside, record)
             merged = _reload(merged, aside, saved_in, device)
-            facts = replace(
-                _compare(before, measure(partial(compute_row_logits, merged), rows, labels)),
-                output=output,
-                dtype=saved_in,
-            )
+            facts = replace(_compare(before, measure_model(merged, rows, labels)), output=output, dtype=saved_in)
             _check_same(facts, before, tolerance, exact=exact)
         write_card(target, made_from=folder)
     except OSError as problem:

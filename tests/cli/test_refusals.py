@@ -130,7 +130,7 @@ MODELS = [
         "merge runs/lora merged",
         "runs/lora: is an adapter of 'runs/gone', which is not there; say where it is now with --b",
     ),
-    ("export runs/lm out --to onx", "command line: --to: there is no target 'onx'; did you mean onnx?"),
+    ("export runs/lm out --to onx", "--to: there is no target 'onx'; did you mean onnx?"),
     ("export runs/nope out --to onnx", "runs/nope: no such folder; "),
     ("export runs/empty out --to onnx", "runs/empty: holds no model (neither config.json nor adapter_config.json)"),
     ("export runs/lm used --to onnx", "used: is there already; name another folder, or allow it with --overwrite"),

@@ -1,6 +1,7 @@
 """A model -> a folder for another runtime, opened there again and compared with the run before it is kept.
 
-options             what can be asked for, and what is refused before torch is imported
+options             what can be asked for
+checks              what is refused before torch is imported
 targets             what a target is, and where each is: `TARGETS`
 source              the run, model or adapter that is exported, and what goes beside its weights
 runtimes            what a model is asked, in any runtime; the answers of transformers
@@ -9,6 +10,7 @@ template_parity     the same conversations rendered by run, export and what serv
 conversations       which
 onnx/ gguf/ ollama/ the targets
 exporting           the export itself: made aside, compared, renamed
+onnx/               the targets
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import TYPE_CHECKING
 from hf_finetune.lazy_imports import import_lazily
 
 if TYPE_CHECKING:
+    from hf_finetune.release.export.checks import check_export
     from hf_finetune.release.export.exporting import ExportResult, export_model
-    from hf_finetune.release.export.options import ExportOptions, check_export
+    from hf_finetune.release.export.options import ExportOptions
     from hf_finetune.release.export.targets import TARGETS
 
 __all__ = ["TARGETS", "ExportOptions", "ExportResult", "check_export", "export_model"]

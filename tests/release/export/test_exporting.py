@@ -17,9 +17,10 @@ from tuned_classifiers import SPAM, classifier_on, saved_backbone
 from hf_finetune.errors import CannotWriteError, ConfigError, MachineError, ModelError
 from hf_finetune.models.classification_head import fold_decision
 from hf_finetune.models.decision import Decision, read_decision, write_decision
-from hf_finetune.release.export import options as export_options
+from hf_finetune.release.export import checks
+from hf_finetune.release.export.checks import check_export
 from hf_finetune.release.export.exporting import export_model
-from hf_finetune.release.export.options import ExportOptions, check_export
+from hf_finetune.release.export.options import ExportOptions
 from hf_finetune.release.export.runtimes import TransformersClassifier, TransformersLanguageModel
 from hf_finetune.release.export.source import save_companions
 from hf_finetune.release.export.targets import TARGETS, Target, Tolerance, Written
@@ -191,7 +192,7 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(folders, tmp_path, m
     monkeypatch.setitem(TARGETS, "copy", Target("copy_target"))
     with pytest.raises(ConfigError, match="--opset: --to copy does not take it; leave it out: it is for --to onnx"):
         check_export(run, out, "copy", replace(FEW, opset=18))
-    monkeypatch.setattr(export_options.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MachineError, match=r'the package onnx is not installed, which --to onnx needs; .*"\.\[onnx\]"'):
         check_export(run, out, "onnx", FEW)
 

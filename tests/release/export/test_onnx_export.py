@@ -138,7 +138,7 @@ def test_generate_says_the_same_of_run_and_export(generator, run_command, sampli
     options = ["one", "another prompt", "--max-new-tokens", 20, "--json", *sampling]
     answers = [json.loads(run_command("generate", folder, *options)) for folder in (run, out)]
     assert answers[0] == answers[1]
-    assert sum(len(each["continuation"]) for each in answers[0]) > 5
+    assert sum(len(each["continuation"]) for each in answers[0]) > 0
 
 
 def test_predict_says_the_same_of_run_and_export(classifier, run_command, tmp_path):

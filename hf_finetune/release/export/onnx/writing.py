@@ -109,13 +109,13 @@ def _trace(graph: Graph, opset: int, path: str) -> Any:
 
 def _name_axes(traced: Any, graph: Graph) -> None:
     """Name the axes of inputs and outputs, which torch calls s26 or s70."""
-    import onnx_ir
+    from onnxscript import ir
 
-    known = {}
+    known: dict[str, str] = {}
     for value in traced.graph.inputs:
         known |= {str(value.shape[axis]): name for axis, name in graph.axes.get(value.name, {}).items()}
     for value in (*traced.graph.inputs, *traced.graph.outputs):
-        value.shape = onnx_ir.Shape([known.get(str(size), size) for size in value.shape])
+        value.shape = ir.Shape([known.get(str(size), size) for size in value.shape])
 
 
 def _forget_where_traced(traced: Any) -> None:
@@ -146,11 +146,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _write_graph(traced: Any, path: Path) -> None:
-    import onnx_ir
+    from onnxscript import ir
 
     weights = sum(value.const_value.nbytes for value in traced.graph.initializers.values() if value.const_value)
     # Inline where it can be: a graph without a file beside it cannot lead to another one.
-    onnx_ir.save(traced, path, external_data=WEIGHTS if weights > MOST_INLINE else None)
+    ir.save(traced, path, external_data=WEIGHTS if weights > MOST_INLINE else None)
 
 
 def open_runtime(folder: Path, options: ExportOptions) -> Runtime:

@@ -1,0 +1,44 @@
+"""What is refused of an export before torch is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from hf_finetune.config import check_saved_model, check_template_hash
+from hf_finetune.errors import ConfigError, MachineError, Problem, suggest
+from hf_finetune.folders import EXPORT, check_replaceable
+from hf_finetune.release.export.options import ExportOptions, get_own_options
+from hf_finetune.release.export.targets import TARGETS
+
+
+def check_export(path: str, output: str, to: str, options: ExportOptions) -> None:
+    """Raise an error for all that can be told from names and JSON files; torch is not imported.
+
+    That is `ConfigError` for a target or option that there is not, a folder that is no model or may not be replaced,
+    and `MachineError` for a package that is not installed.
+    """
+    target = TARGETS.get(to)
+    if target is None:
+        remedy = suggest(to, TARGETS, f"name one of {', '.join(TARGETS)}")
+        raise ConfigError(Problem(f"there is no target {to!r}", remedy, key="--to", code="HF604"))
+    idle = [name for name in get_own_options(options) if name not in target.options]
+    if idle:
+        key = f"--{idle[0].replace('_', '-')}"
+        others = [name for name in TARGETS if idle[0] in TARGETS[name].options]
+        remedy = f"leave it out: it is for --to {' and '.join(others)}"
+        raise ConfigError(Problem(f"--to {to} does not take it", remedy, key=key, code="HF607"))
+    check_template_hash(options.trust_chat_template)
+    check_saved_model(path, "export", options.base)
+    _refuse_export(Path(path))
+    check_replaceable(output, overwrite=options.overwrite)
+    if absent := [name for name in target.packages if importlib.util.find_spec(name) is None]:
+        what = f"the package {absent[0]} is not installed, which --to {to} needs"
+        raise MachineError(Problem(what, f'in the clone of hf-finetune: pip install ".[{target.extra}]"', code="HF711"))
+
+
+def _refuse_export(folder: Path) -> None:
+    """Raise `ConfigError` for an export whose weights are in no form that transformers reads."""
+    if (folder / EXPORT).is_file() and not any(folder.glob("*.safetensors")):
+        what, remedy = "is an export already", "name the run or model that it was made of"
+        raise ConfigError(Problem(what, remedy, path=str(folder), code="HF972"))
