@@ -3,9 +3,8 @@
     python benchmarks/gguf_figures.py RUN [ROWS]
 
 RUN is the folder of a LoRA adapter of a chat model, such as runs/python_tools. For each of its held-out rows (ROWS, by
-default 64) llama.cpp continues the prompt by 32 tokens, greedily. The perplexity is measured twice: of the weights in
-the file by transformers on every row, and by llama.cpp itself, whose arithmetic is in 8 bits as well, on as many rows
-as have about a thousand trained tokens.
+default 64) llama.cpp continues the prompt by 32 tokens, greedily, and the run does in float32. The perplexity is that
+of llama.cpp itself, whose arithmetic has the bits of the file, on as many rows as have about 500 trained tokens.
 """
 
 from __future__ import annotations
@@ -15,46 +14,31 @@ from collections.abc import Sequence
 from math import exp
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
+from transformers import AutoModelForCausalLM
 
+from hf_finetune.config.sections import EvalSection
+from hf_finetune.evaluation.generation.session import generate_ids, generation_session
+from hf_finetune.models.adapters.loading import read_adapter_record
 from hf_finetune.models.saved import load_for_generation
-from hf_finetune.release import ExportOptions, check_export, export_model
 from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
+from hf_finetune.release.export.compare import ANSWER_TOKENS, find_prompt
+from hf_finetune.release.export.gguf.adapters import write_adapter
 from hf_finetune.release.export.gguf.llama_cpp import LlamaCpp
+from hf_finetune.release.export.gguf.odd_texts import check_tokens
+from hf_finetune.release.export.gguf.writing import About, find_end_ids, write_model
 
-TOKENS = 1_000
+TOKENS = 500
 FIRST = 256
 """Of the likeliest tokens that llama.cpp is asked for at each place; all of them, where the token is not among them."""
-EXPORTS = {"f16": {"quant": "f16"}, "q8_0": {"quant": "q8_0"}, "adapter alone, f16": {"adapter_only": True}}
-
-
-def measure_theirs(file: Path, rows: Sequence[ComparisonRow], vocabulary: int) -> float:
-    """The mean loss of llama.cpp on the trained tokens of `rows`."""
-    losses = []
-    with LlamaCpp(file, threads=torch.get_num_threads()) as theirs:
-        for ids, places in map(find_places, rows):
-            for place in places:
-                found = theirs.find_log_probabilities(ids[:place], vocabulary, first=FIRST)[ids[place]]
-                if found == -float("inf"):
-                    found = theirs.find_log_probabilities(ids[:place], vocabulary)[ids[place]]
-                losses.append(-float(found))
-    return sum(losses) / len(losses)
+BATCH = 16
 
 
 def find_places(row: ComparisonRow) -> tuple[list[int], list[int]]:
     """The ids of a row, and the places of those that are trained."""
-    return row.inputs["input_ids"][0].tolist(), (row.labels[0] >= 0).nonzero().flatten().tolist()
-
-
-@torch.no_grad()
-def measure_ours(model: torch.nn.Module, rows: Sequence[ComparisonRow]) -> float:
-    losses = []
-    for row in rows:
-        ids, places = find_places(row)
-        found = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].float(), -1)
-        losses += [-float(found[place - 1, ids[place]]) for place in places if place]
-    return sum(losses) / len(losses)
+    return row.inputs["input_ids"][0].tolist(), (row.labels[0, 1:] >= 0).nonzero().flatten().add(1).tolist()
 
 
 def take_rows(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
@@ -67,28 +51,69 @@ def take_rows(rows: Sequence[ComparisonRow]) -> list[ComparisonRow]:
     return taken
 
 
-def main(run: str, rows: int = 64) -> None:
+def answer(model: Any, tokenizer: Any, prompts: Sequence[list[int]]) -> list[list[int]]:
+    """The greedy answers of the run, in batches of prompts that are about as long."""
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    found: dict[int, list[int]] = {}
+    ends = set(find_end_ids(tokenizer, model.generation_config))
+    with generation_session(model, tokenizer, EvalSection(temperature=0.0), 0, ends) as session:
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            answers = generate_ids(session, [prompts[number] for number in batch], ANSWER_TOKENS)
+            found.update(zip(batch, answers, strict=True))
+    return [found[number] for number in range(len(prompts))]
+
+
+@torch.no_grad()
+def measure_ours(model: Any, rows: Sequence[ComparisonRow]) -> float:
+    """The mean loss of the run on the trained tokens of `rows`."""
+    losses = []
+    for ids, places in map(find_places, rows):
+        found = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].float(), -1)  # (seq, vocab)
+        losses += [-float(found[place - 1, ids[place]]) for place in places]
+    return sum(losses) / len(losses)
+
+
+def measure_theirs(theirs: LlamaCpp, rows: Sequence[ComparisonRow], vocabulary: int) -> float:
+    """The mean loss of llama.cpp on the same."""
+    losses = []
+    for ids, places in map(find_places, rows):
+        for place in places:
+            found = theirs.find_log_probabilities(ids[:place], vocabulary, first=FIRST)[ids[place]]
+            if found == -float("inf"):
+                found = theirs.find_log_probabilities(ids[:place], vocabulary)[ids[place]]
+            losses.append(-float(found))
+    return sum(losses) / len(losses)
+
+
+def main(run: str, count: int = 64) -> None:
+    model: Any
     model, tokenizer = load_for_generation(run, dtype=torch.float32)
-    few = take_rows(load_comparison_rows(None, Path(run), tokenizer, 512, None, most=rows))
-    ours = measure_ours(model, few)
-    vocabulary = model.config.vocab_size
-    del model
+    rows = load_comparison_rows(None, Path(run), tokenizer, 512, None, most=count)
+    prompts, few = [find_prompt(row) for row in rows], take_rows(rows)
+    expected, ours = answer(model, tokenizer, prompts), measure_ours(model, few)
+    vocabulary, about = model.config.vocab_size, About("figures")
+    print(f"the run: {len(prompts)} answers, perplexity {exp(ours):.4f} on {len(few)} rows", flush=True)
+
+    def hold(name: str, file: Path, adapter: Path | None = None) -> None:
+        """Print how many answers llama.cpp gives alike, and its perplexity."""
+        with LlamaCpp(file, adapter, threads=torch.get_num_threads()) as theirs:
+            check_tokens(theirs, tokenizer)
+            answers = [theirs.continue_greedily(prompt, ANSWER_TOKENS) for prompt in prompts]
+            equal = sum(one == other for one, other in zip(answers, expected, strict=True))
+            print(f"{name}: {equal} of {len(prompts)} answers equal, {file.stat().st_size / 1e6:,.1f} MB", flush=True)
+            loss = measure_theirs(theirs, few, vocabulary)
+        print(f"{name}: perplexity {exp(loss):.4f} by llama.cpp ({exp(loss - ours) - 1:+.3%})", flush=True)
+
     with TemporaryDirectory() as place:
-        for name, asked in EXPORTS.items():
-            output = str(Path(place, asked.get("quant", "adapter")))
-            to, options = "gguf", ExportOptions(rows=rows, tolerance=1.0, **asked)  # a figure, and no refusal
-            check_export(run, output, to, options)
-            result = export_model(run, output, to, options)
-            figures, own = result.figures, result.own_figures
-            print(
-                f"{name}: {figures.equal_answers} of {figures.rows} answers equal ({figures.ties} of the others ties)"
-            )
-            print(f"  {own['bytes'] / 1e6:,.1f} MB, {own['texts_with_equal_tokens']} texts with equal tokens")
-            print(f"  perplexity {exp(figures.loss_before):.4f} -> {exp(figures.loss_after):.4f} of its weights")
-            if "quant" in asked:
-                theirs = measure_theirs(Path(output, "model.gguf"), few, vocabulary)
-                ratio = exp(theirs - ours) - 1
-                print(f"  perplexity {exp(ours):.4f} -> {exp(theirs):.4f} by llama.cpp ({ratio:+.3%}, {len(few)} rows)")
+        merged = model.merge_and_unload()
+        for quant in ("f16", "q8_0"):
+            write_model(Path(place, f"{quant}.gguf"), merged, tokenizer, quant, about)
+            hold(quant, Path(place, f"{quant}.gguf"))
+        base = AutoModelForCausalLM.from_pretrained(read_adapter_record(run).name_or_path, dtype=torch.float32)
+        write_model(Path(place, "base.gguf"), base, tokenizer, "f16", about)
+        write_adapter(Path(place, "adapter.gguf"), Path(run), base.config, "figures")
+        hold("adapter alone over f16", Path(place, "base.gguf"), Path(place, "adapter.gguf"))
 
 
 if __name__ == "__main__":
