@@ -62,6 +62,7 @@ OPTION_NAMES: dict[str, OptionNames] = {
     ),
     "generate": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
     "chat": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
+    "serve": OptionNames({**_TEMPLATE, "model.path": ""}),
     "merge": OptionNames({**_ARGUMENTS, **_TEMPLATE, "data.test": "--data", "data.labels": ""}),
 }
 

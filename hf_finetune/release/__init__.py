@@ -2,6 +2,7 @@
 
 merge               an adapter and its base -> one model, compared on held-out rows
 comparison_rows     the rows for that
+serve/              a model behind HTTP: OpenAI's API, a page
 hub/                push: an allow-list, no secrets, private unless asked, one commit
 """
 
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
     from hf_finetune.release.hub.card import read_license
     from hf_finetune.release.hub.transfer import PushOptions
     from hf_finetune.release.merge import merge_adapter
+    from hf_finetune.release.serve.options import Limits, ServeOptions
+    from hf_finetune.release.serve.start import serve_model
+    from hf_finetune.release.serve.vllm import format_other_servers
 
 __all__ = [
+    "Limits",
     "PushOptions",
+    "ServeOptions",
     "check_push",
+    "format_other_servers",
     "format_push_result",
     "merge_adapter",
     "plan_push",
@@ -34,6 +41,7 @@ __all__ = [
     "push_folder",
     "push_run",
     "read_license",
+    "serve_model",
 ]
 
 __getattr__, __dir__ = import_lazily(__name__)

@@ -15,9 +15,9 @@ from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import CHECKPOINT, MANIFEST
 from hf_finetune.shell import shell_path
 
-Command = Literal["generate", "chat", "predict", "score", "merge"]
+Command = Literal["generate", "chat", "predict", "score", "merge", "serve"]
 
-_BASE_OPTION = {"merge": "--base", "generate": "--base-path", "chat": "--base-path", "predict": "--base-path"}
+_BASE_OPTION = {"merge": "--base"} | dict.fromkeys(("generate", "chat", "predict", "serve"), "--base-path")
 
 
 def check_saved_model(path: str, command: Command, base: str | None = None) -> None:

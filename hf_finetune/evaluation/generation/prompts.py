@@ -220,6 +220,12 @@ def format_unknown_pieces(tokenizer: PreTrainedTokenizerFast, text: str) -> str:
     return ", ".join(f"{piece!r} (U+{ord(piece):04X})" if len(piece) == 1 else repr(piece) for piece in pieces)
 
 
+def encode_beginning(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """Tokenize the beginning of a document, for a model to continue: (tokens,) ids, at least one."""
+    ids = list(encode_documents(tokenizer, [text])[0])
+    return ids if ids and tokenizer.bos_token_id is None else [get_start_token_id(tokenizer), *ids]
+
+
 def _continue_prompt(session: GenerationSession, prompt: str, seed: int) -> Sample:
     """Continue a document beyond the model's positions.
 
@@ -227,9 +233,7 @@ def _continue_prompt(session: GenerationSession, prompt: str, seed: int) -> Samp
     generates 5 and 6; then [5, 6], and so on up to `max_new_tokens`. A longer prompt loses its first tokens.
     """
     tokenizer, positions = session.tokenizer, session.max_positions
-    ids = list(encode_documents(tokenizer, [prompt])[0])
-    if tokenizer.bos_token_id is not None or not ids:
-        ids = [get_start_token_id(tokenizer), *ids]
+    ids = encode_beginning(tokenizer, prompt)
     cut = 0 if positions is None else max(0, len(ids) - (positions - 1))
     if cut:
         logger.warning(

@@ -1,5 +1,6 @@
 """Commands about a model that is there, on its way to others.
 
 merge.py    one model of an adapter and its base
+serve.py    a model behind HTTP
 push.py     push a folder to the Hub
 """

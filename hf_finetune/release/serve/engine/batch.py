@@ -26,7 +26,7 @@ class Batch:
     # paged attention has no seeds of a row and no adapters, and which CPUs take at less than the speed of a batch.
 
     def __init__(self, model: PreTrainedModel, *, plain_cache: bool = True) -> None:
-        """`plain_cache`: all keys and values are kept, of layers with a window too, so that rows can be put together."""
+        """`plain_cache`: all keys and values are kept, of layers with a window too, so that rows can join."""
         self.model: Any = model
         self.plain_cache = plain_cache
         takes = signature(model.forward).parameters

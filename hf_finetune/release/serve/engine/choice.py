@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,8 +32,9 @@ class Chooser:
     def choose(self, logits: Tensor) -> int:
         """Choose by the logits of the next token, (1, vocab)."""
         if not self.is_greedy:
-            counted = torch.tensor([[*self.counted, *self.new]], dtype=torch.long, device=logits.device)
-            logits = self.steps(counted, logits)
+            counted: Any = torch.tensor([[*self.counted, *self.new]], dtype=torch.long, device=logits.device)
+            scores: Any = logits
+            logits = self.steps(counted, scores)
         return int(logits.argmax(dim=-1))
 
 

@@ -16,6 +16,7 @@ from hf_finetune.release.serve.engine.choice import Chooser, choose_tokens, make
 from hf_finetune.release.serve.engine.jobs import Asked, Event, Failed, Failure, Finished, Job, Piece, TokenScore
 from hf_finetune.release.serve.engine.lanes import Lane
 from hf_finetune.release.serve.engine.text import AnswerText
+from hf_finetune.release.serve.faults import log_fault
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +54,7 @@ class Scheduler:
 
     def __init__(self, lanes: Mapping[str, Lane], *, running: int, waiting: int) -> None:
         """`running`: answers that are generated at once; `waiting`: others that may wait for a place."""
-        self._lots = {
-            name: _Lot(lane, Batch(lane.model, plain_cache=lane.batches), []) for name, lane in lanes.items()
-        }
+        self._lots = {name: _Lot(lane, Batch(lane.model, plain_cache=lane.batches), []) for name, lane in lanes.items()}
         self._most_running, self._most_waiting = running, waiting
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -190,8 +189,7 @@ class Scheduler:
             if out_of_memory:
                 logger.warning("out of memory with %d answers at once", len(lot.rows), extra={"code": "HF703"})
             else:
-                # Without its words, in which a library may quote what it was given.
-                logger.exception("%s failed: a fault of this program", lot.lane.name, exc_info=_without_words(error))
+                log_fault(f"{lot.lane.name} has failed", error)
             for row in lot.rows:
                 _send(row.job, Failed("memory" if out_of_memory else "fault"))
             with self._changed:
@@ -243,7 +241,3 @@ def _send(job: Job, event: Event) -> None:
         job.send(event)
     except RuntimeError:  # the loop of a client is closed: nobody waits
         job.dropped.set()
-
-
-def _without_words(error: BaseException) -> tuple[type[BaseException], BaseException, object]:
-    return type(error), type(error)("(not shown)"), error.__traceback__
