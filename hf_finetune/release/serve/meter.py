@@ -30,7 +30,7 @@ class Meter:
 
     def __init__(self, counts: Callable[[], tuple[int, int]]) -> None:
         """`counts`: how many answers wait, and how many are generated."""
-        disable_created_metrics()  # a second line for each, of when its counting began
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second line for each, of when its counting began
         self.registry = CollectorRegistry()
         self.registry.register(_Queue(counts))
         on = self.registry

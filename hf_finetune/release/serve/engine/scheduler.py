@@ -160,15 +160,16 @@ class Scheduler:
 
     def _advance(self, lot: _Lot, _: Sequence[Job]) -> None:
         """Choose the next token of each row, send what is certain, and compute the logits of those that go on."""
-        tokens = choose_tokens(lot.batch.logits, [row.chooser for row in lot.rows])
-        goes_on = [
-            token is not None and _take_token(row, token, lot.batch.logits[place])
-            for place, (row, token) in enumerate(zip(lot.rows, tokens, strict=True))
+        rows = lot.rows
+        tokens = choose_tokens(lot.batch.logits, [row.chooser for row in rows])
+        ends = [
+            Failed("non_finite") if token is None else _take_token(row, token, lot.batch.logits[place])
+            for place, (row, token) in enumerate(zip(rows, tokens, strict=True))
         ]
-        for row, token in zip(lot.rows, tokens, strict=True):
-            if token is None:
-                _send(row.job, Failed("non_finite"))
-        self._keep(lot, [place for place, more in enumerate(goes_on) if more])
+        self._keep(lot, [place for place, end in enumerate(ends) if end is None])
+        for row, end in zip(rows, ends, strict=True):
+            if end is not None:  # said once its place is free
+                _send(row.job, end)
         if lot.rows:
             lot.lane.switch()
             lot.batch.step([row.chooser.new[-1] for row in lot.rows])
@@ -190,11 +191,13 @@ class Scheduler:
                 logger.warning("out of memory with %d answers at once", len(lot.rows), extra={"code": "HF703"})
             else:
                 log_fault(f"{lot.lane.name} has failed", error)
-            for row in lot.rows:
-                _send(row.job, Failed("memory" if out_of_memory else "fault"))
             with self._changed:
-                lot.rows, lot.batch = [], Batch(lot.lane.model, plain_cache=lot.lane.batches)
-            clear_device_cache(garbage_collection=True)
+                failed, lot.rows = lot.rows, []
+            lot.batch = Batch(lot.lane.model, plain_cache=lot.lane.batches)
+            for row in failed:
+                _send(row.job, Failed("memory" if out_of_memory else "fault"))
+            if out_of_memory:
+                clear_device_cache(garbage_collection=True)
 
     def _fail_all(self, why: Failure) -> None:
         with self._changed:
@@ -211,8 +214,8 @@ def _make_row(lane: Lane, job: Job) -> _Row:
     return _Row(job, make_chooser(job.asked), AnswerText(lane.tokenizer, job.asked.ids, job.asked.stops))
 
 
-def _take_token(row: _Row, token: int, logits: torch.Tensor) -> bool:
-    """Add a token to an answer and send what is certain; returns whether more are to come. `logits`: (vocab,)."""
+def _take_token(row: _Row, token: int, logits: torch.Tensor) -> Finished | None:
+    """Add a token to an answer and send what is certain; returns its end, if that is it. `logits`: (vocab,)."""
     asked, new = row.job.asked, row.chooser.new
     new.append(token)
     ended = token in asked.ends
@@ -221,12 +224,11 @@ def _take_token(row: _Row, token: int, logits: torch.Tensor) -> bool:
     if not (ended or row.text.stopped or len(new) >= asked.settings.max_new_tokens):
         if text or scores:
             _send(row.job, Piece(text, scores))
-        return True
+        return None
     text += "" if row.text.stopped else row.text.end()
     if text or scores:
         _send(row.job, Piece(text, scores))
-    _send(row.job, Finished("stop" if ended or row.text.stopped else "length", len(new)))
-    return False
+    return Finished("stop" if ended or row.text.stopped else "length", len(new))
 
 
 def _score(asked: Asked, logits: torch.Tensor, token: int) -> tuple[TokenScore, ...]:
