@@ -35,7 +35,8 @@ def name_model(options: ServeOptions) -> str:
     path = Path(options.model)
     name = options.name or (path.resolve().name if path.is_dir() else options.model)
     wrong = [each for each in (name, *options.adapters) if not NAME.fullmatch(each)]
-    taken = [each for each in options.adapters if each in (name, BASE)] + [name] * (name == BASE)
+    has_base = options.base or is_adapter(options.model)
+    taken = [each for each in options.adapters if each in (name, BASE)] + [name] * (has_base and name == BASE)
     problems = [
         *(Problem(f"{each!r} is no name for a model", "take letters, digits, . _ / -", code="HF603") for each in wrong),
         *(Problem(f"{each} is taken", "give what you name another name", code="HF601") for each in taken),

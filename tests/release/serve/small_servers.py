@@ -25,11 +25,13 @@ class Client:
         self.running = running
         self.headers = headers
 
-    def request(self, method: str, path: str, **given: Any) -> httpx.Response:
+    def request(self, method: str, path: str, headers: dict[str, str] | None = None, **given: Any) -> httpx.Response:
+        sent = self.headers | (headers or {})
+
         async def ask() -> httpx.Response:
             transport = httpx.ASGITransport(self.running.application, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as client:
-                return await client.request(method, path, headers=self.headers, **given)
+                return await client.request(method, path, headers=sent, **given)
 
         return asyncio.run(ask())
 

@@ -79,8 +79,11 @@ class Served:
 
 def build_application(served: Served) -> FastAPI:
     """Build the application of a server; `Guard` stands in front of it."""
-    # No pages of FastAPI's own: they would load scripts from other sites.
-    application = FastAPI(title="hf-finetune serve", version=__version__, docs_url=None, redoc_url=None)
+    # No pages of FastAPI's own, which would load scripts from other sites, and no spans, which hold words of errors.
+    quiet: Any = dict.fromkeys(("tracing", "metrics", "logs", "auto_configure"), False)
+    application = FastAPI(
+        title="hf-finetune serve", version=__version__, docs_url=None, redoc_url=None, telemetry=quiet
+    )
     _add_handlers(application)
     _add_watched(application, served)
     if served.service is not None:

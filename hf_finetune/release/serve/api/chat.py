@@ -21,7 +21,7 @@ from hf_finetune.release.serve.api.logprobs import write_chat_logprobs
 from hf_finetune.release.serve.api.schemas import ChatMessage, ChatRequest, read_request
 from hf_finetune.release.serve.api.service import REFUSAL, Service, list_stops, vary_seed
 from hf_finetune.release.serve.api.streams import AnswerStream
-from hf_finetune.release.serve.api.tools import ToolForm, find_tool_form, parse_answer
+from hf_finetune.release.serve.api.tools import ToolForm, Tools, find_tools, parse_answer
 from hf_finetune.release.serve.engine.jobs import Asked, Piece
 from hf_finetune.release.serve.engine.lanes import Lane
 from hf_finetune.release.serve.engine.text import StopText
@@ -80,20 +80,20 @@ async def answer_chat(service: Service, request: Request) -> Response:
 
 def encode_chat(lane: Lane, messages: list[Message], tools: list[dict[str, Any]]) -> tuple[list[int], ToolForm | None]:
     """Tokenize a conversation, and find how calls would be written. Raises `ApiError` and `FinetuneError`."""
-    form = find_form(lane) if tools else None
+    known = find_lane_tools(lane) if tools else Tools(False, None)
     for number, message in enumerate(messages):
         unknown = format_unknown_pieces(lane.tokenizer, str(message["content"]))
         if unknown:
             raise ApiError(400, f"the tokenizer has never seen {unknown[:200]}", param=f"messages.{number}.content")
-    if tools and form is None:
-        raise ApiError(400, f"{lane.name} takes no tools: its chat template writes none, or no JSON", param="tools")
-    return encode_prompt(lane.tokenizer, messages, tools or None), form
+    if tools and not known.taken:
+        raise ApiError(400, f"{lane.name} takes no tools: its chat template writes none", param="tools")
+    return encode_prompt(lane.tokenizer, messages, tools or None), known.form
 
 
 @lru_cache(maxsize=64)
-def find_form(lane: Lane) -> ToolForm | None:
-    """How the template of a lane writes calls."""
-    return find_tool_form(lane.tokenizer)
+def find_lane_tools(lane: Lane) -> Tools:
+    """What the template of a lane does with tools."""
+    return find_tools(lane.tokenizer)
 
 
 def _read_message(number: int, message: ChatMessage) -> Message:

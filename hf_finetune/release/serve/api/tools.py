@@ -42,21 +42,30 @@ class ParsedAnswer:
     calls: list[dict[str, Any]]
 
 
-def find_tool_form(tokenizer: PreTrainedTokenizerFast) -> ToolForm | None:
-    """Find how the tokenizer's template writes a call; None where it takes no tools, or writes calls in no JSON."""
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a template does with tools."""
+
+    taken: bool
+    """It writes the tools that are given."""
+    form: ToolForm | None
+    """None where it writes calls in no JSON: they stay text."""
+
+
+def find_tools(tokenizer: PreTrainedTokenizerFast) -> Tools:
+    """Find what the tokenizer's template does with tools, and how it writes a call."""
     # A template shows what a model was trained on: rendered with a call whose words are known, it says what stands
     # before the JSON and what its keys are. Qwen: `<tool_call>\n{"name": ..., "arguments": ...}\n</tool_call>`.
     template = get_default_template(tokenizer)
     answer: Message = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
     try:
         asked = prepare_chat(tokenizer, template, [_QUESTION], [_TOOL]).text(prompt=True)
+        if _NAME not in asked:
+            return Tools(False, None)
         told = prepare_chat(tokenizer, template, [_QUESTION, answer], [_TOOL]).text()
-        without = prepare_chat(tokenizer, template, [_QUESTION], None).text(prompt=True)
     except FinetuneError:
-        return None
-    if not told.startswith(asked) or _NAME in without or _NAME not in asked:
-        return None
-    return _read_form(told[len(asked) :])
+        return Tools(False, None)
+    return Tools(True, _read_form(told.removeprefix(asked)) if told.startswith(asked) else None)
 
 
 def _read_form(written: str) -> ToolForm | None:
@@ -70,7 +79,9 @@ def _read_form(written: str) -> ToolForm | None:
         keys = {str(item): key for key, item in call.items()}
         arguments = keys.get(str({_KEY: _VALUE})) or keys.get(json.dumps({_KEY: _VALUE}))
         if arguments is not None:
-            return ToolForm(written[:place].strip(), keys[_NAME], arguments)
+            # Behind what else an answer begins with: an empty thought, for one.
+            start = [line.strip() for line in written[:place].splitlines() if line.strip()][-1:]
+            return ToolForm("".join(start), keys[_NAME], arguments)
     return None
 
 
