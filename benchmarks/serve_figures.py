@@ -40,9 +40,9 @@ from hf_finetune.release.serve.server import Running, load_server, run_server
 
 PARTS = ("equal", "overhead", "load", "hangups", "end", "schema")
 PROMPTS = [f"Say in one sentence what {what} is good for." for what in (
-    *("a hammer", "salt", "a map", "rain", "a bridge", "sleep", "music", "a clock", "glass", "a garden", "paper", "wool"),
-    *("a mirror", "fire", "a boat", "bread", "chess", "a lamp", "soap", "a ladder", "honey", "a kite", "iron", "a bell"),
-    *("a window", "ice", "rope", "a well", "ink", "a drum", "a needle", "a market"),
+    *("a hammer", "salt", "a map", "rain", "a bridge", "sleep", "music", "a clock", "glass", "a garden", "paper"),
+    *("a mirror", "fire", "a boat", "bread", "chess", "a lamp", "soap", "a ladder", "honey", "a kite", "iron", "wool"),
+    *("a window", "ice", "rope", "a well", "ink", "a drum", "a needle", "a market", "a bell"),
 )]  # fmt: skip
 TOKENS = 32
 
@@ -110,7 +110,7 @@ def measure_overhead(model: str) -> None:
     settings = EvalSection(temperature=0, max_new_tokens=TOKENS)
     ratios = []
     with served_in_thread(model) as (address, _), httpx.Client(base_url=address, timeout=300) as client:
-        for number, prompt in enumerate(PROMPTS):
+        for number, prompt in enumerate(PROMPTS[:13]):
             began = time.perf_counter()
             generate_responses(loaded, tokenizer, [prompt], settings)
             alone = time.perf_counter() - began
@@ -119,9 +119,8 @@ def measure_overhead(model: str) -> None:
             client.post("/v1/chat/completions", json=body).raise_for_status()
             if number:  # the first of each warms up
                 ratios.append((time.perf_counter() - began) / alone)
-    print(
-        f"overhead  a request takes {statistics.median(ratios) - 1:+.1%} of the time of `generate` (median of {len(ratios)})"
-    )
+    more = statistics.median(ratios) - 1
+    print(f"overhead  a request takes {more:+.1%} of the time of `generate` (median of {len(ratios)})")
 
 
 async def run_clients(address: str, clients: int, seconds: float) -> tuple[Counter[str], int]:
@@ -218,8 +217,9 @@ def measure_end(model: str) -> None:
         code = process.wait(90)
     told = {"200", "429", "503", "APIConnectionError"}
     untold = sum(count for name, count in came.items() if name not in told)
+    seconds = time.perf_counter() - began
     print(
-        f"end       SIGTERM among 64 clients: {dict(came)}, {untold} not told; exit code {code} after {time.perf_counter() - began:.1f} s more"
+        f"end       SIGTERM among 64 clients: {dict(came)}, {untold} not told; exit code {code}, {seconds:.1f} s later"
     )
 
 
@@ -229,9 +229,8 @@ def measure_schema(model: str, examples: int) -> None:
     from schemathesis.checks import not_a_server_error
 
     statuses: Counter[int] = Counter()
-    with served_in_thread(model, max_tokens=8, choices=2) as (_, running):
-        application = running.application
-        schema = schemathesis.openapi.from_asgi("/openapi.json", application)
+    with served_in_thread(model, max_tokens=8, choices=2) as (address, _):
+        schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
         for operation in schema.get_all_operations():
             for mode in schemathesis.GenerationMode:
 

@@ -91,7 +91,7 @@ def build_application(served: Served) -> FastAPI:
     if served.labeller is not None:
         classify = partial(classify_texts, served.labeller, served.name, count=served.meter.count_tokens)
         _post(application, "/classify", classify, ClassifyRequest)
-    schemas = partial(_describe, application)
+    schemas = partial(_describe, application, served)
     application.openapi = schemas  # type: ignore[method-assign]
     return application
 
@@ -186,19 +186,33 @@ def _list_refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": REFUSALS[status], "content": error} for status in statuses}
 
 
-def _describe(application: FastAPI) -> dict[str, Any]:
-    """The OpenAPI description of all paths."""
+def _describe(application: FastAPI, served: Served) -> dict[str, Any]:
+    """The OpenAPI description of all paths, with the names and limits of this server."""
     if application.openapi_schema is None:
         described = get_openapi(title=application.title, version=application.version, routes=application.routes)
-        described.setdefault("components", {}).setdefault("schemas", {}).update(_list_schemas())
+        described.setdefault("components", {}).setdefault("schemas", {}).update(_list_schemas(served))
         application.openapi_schema = described
     return application.openapi_schema
 
 
-def _list_schemas() -> Mapping[str, Any]:
+def _list_schemas(served: Served) -> Mapping[str, Any]:
     found: dict[str, Any] = {"Error": ERROR}
     for kind in REQUESTS:
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
         found |= schema.pop("$defs", {})
+        if served.service is not None:
+            _set_limits(schema["properties"], served.service)
         found[kind.__name__] = schema
     return found
+
+
+def _set_limits(properties: dict[str, Any], service: Service) -> None:
+    """Write the names that are served, and what this server allows, into the fields of a request."""
+    limits = service.limits
+    most = dict.fromkeys(("max_tokens", "max_completion_tokens", "max_new_tokens"), limits.max_tokens)
+    for name, highest in {**most, "n": limits.choices}.items():
+        if name in properties:
+            properties[name]["anyOf"][0]["maximum"] = highest
+    for name in {"model", "first", "second"} & set(properties):
+        nothing = [{"type": "null"}] if name == "model" else []
+        properties[name] = {"anyOf": [{"type": "string", "enum": list(service.lanes)}, *nothing]}

@@ -30,10 +30,14 @@ function addTurn(role, text) {
 
 async function chat(prompt, signal) {
   const asked = [...messages, { role: "user", content: prompt }];
-  addTurn("user", prompt);
-  const turn = addTurn("assistant", "");
+  const question = addTurn("user", prompt), turn = addTurn("assistant", "");
   const body = { model: get("first").value, messages: asked, stream: true, temperature: Number(get("temperature").value) };
-  const answer = await post("/v1/chat/completions", body, signal);
+  const answer = await post("/v1/chat/completions", body, signal).catch((refused) => {
+    question.remove();
+    turn.remove();
+    get("prompt").value = prompt;
+    throw refused;
+  });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "", said = "";
   for (;;) {
@@ -113,6 +117,7 @@ async function vote(choice) {
   } catch (error) { say(error.message); }
 }
 
+document.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
 get("send").addEventListener("click", send);
 get("stop").addEventListener("click", () => running?.abort());
 get("again").addEventListener("click", () => { messages = []; get("chat").replaceChildren(); say(""); });
