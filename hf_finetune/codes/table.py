@@ -11,6 +11,7 @@ from hf_finetune.codes.models import MODELS
 from hf_finetune.codes.personal import PERSONAL
 from hf_finetune.codes.rows import ROWS
 from hf_finetune.codes.run_file import RUN_FILE
+from hf_finetune.codes.serving import SERVING
 from hf_finetune.codes.sources import SOURCES
 from hf_finetune.codes.splits import DUPLICATES, SPLITS
 from hf_finetune.codes.templates import TEMPLATES
@@ -29,5 +30,6 @@ CODES: dict[str, Code] = {
     **RUN_FILE,
     **MACHINE,
     **HUB,
+    **SERVING,
     **TRAINING,
 }

@@ -25,8 +25,8 @@ def render_page(names: Sequence[str], *, needs_key: bool, keeps_votes: bool) -> 
         .render(css=css, script=script, names=list(names), needs_key=needs_key, keeps_votes=keeps_votes)
     )
     policy = (
-        f"default-src 'none'; style-src '{hash_style(css)}'; script-src '{hash_style(script)}'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; style-src '{hash_style(css)}'; script-src '{hash_style(script)}'; connect-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     headers = {
         "Content-Security-Policy": policy,
