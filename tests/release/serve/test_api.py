@@ -14,6 +14,7 @@ from release.serve.small_servers import NEVER_ENDS, SAYS_HEY, Client, served
 from tuned_adapters import TIED, adapter_on, save, saved_base, train
 
 from hf_finetune.config.sections import EvalSection
+from hf_finetune.errors import CannotWriteError
 from hf_finetune.evaluation import generate_responses
 from hf_finetune.models import load_for_generation
 from hf_finetune.release.serve.api import chat, guards
@@ -21,6 +22,7 @@ from hf_finetune.release.serve.api.answers import Answers
 from hf_finetune.release.serve.api.tools import ToolForm, find_tools, parse_answer
 from hf_finetune.release.serve.engine.jobs import Finished, Piece
 from hf_finetune.release.serve.filters import REFUSAL
+from hf_finetune.release.serve.votes import open_votes
 
 KEY = "a-key-of-sixteen-letters"
 
@@ -387,6 +389,11 @@ def test_words_are_refused_in_prompts_and_answers_and_counted(hey, tmp_path):
         assert client.post("/v1/completions", {"prompt": "e", "temperature": 0}).json()["choices"][0]["text"] == "y."
         assert client.count('hf_finetune_refusals_total{what="prompt"}') == 3
         assert client.count('hf_finetune_refusals_total{what="answer"}') == 2
+
+
+def test_votes_that_cannot_be_written_are_said_at_the_start(tmp_path):
+    with pytest.raises(CannotWriteError, match=r"votes.jsonl: --votes: cannot be written \(No such file"):
+        open_votes(str(tmp_path / "nowhere" / "votes.jsonl"))
 
 
 def test_two_models_are_compared_blind_and_votes_end_in_a_rate(tmp_path, hey):

@@ -10,9 +10,10 @@ from chat_models import saved_parrot
 from release.serve.small_servers import SAYS_HEY, Client, served
 from tuned_classifiers import SPAM, TAGS, TOKENIZER, classifier_on, saved_backbone, train_classifier
 
+from hf_finetune.errors import ConfigError
 from hf_finetune.evaluation.prediction.predict import PredictionOptions, predict_file
 from hf_finetune.models.decision import Decision, write_decision
-from hf_finetune.release.serve.filters import REFUSAL
+from hf_finetune.release.serve.filters import REFUSAL, load_filters
 from hf_finetune.release.serve.options import Limits, ServeOptions
 from hf_finetune.release.serve.server import load_classifier_server
 
@@ -61,6 +62,8 @@ def test_it_says_what_predict_writes_with_temperature_and_thresholds(tmp_path, k
 def test_as_a_filter_it_refuses_prompts_and_answers_of_a_label(tmp_path):
     run = saved(tmp_path, *DECISIONS["single"])
     hey = saved_parrot(tmp_path / "hey", SAYS_HEY)
+    with pytest.raises(ConfigError, match=r"spamm: no label of this classifier, which has ham, spam.*\[HF875\]"):
+        load_filters([f"{run}=ham,spamm"])
     with load_classifier_server(ServeOptions(str(run)), None) as running:
         asked = Client(running).post("/classify", {"text": ["hi", "hey."]}).json()["results"]
     labels = [each["label"] for each in asked]
