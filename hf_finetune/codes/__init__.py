@@ -15,8 +15,7 @@ personal    HF4xx: personal data and secrets
 models      HF5xx: models and tokenizers
 run_file    HF6xx: the run file and the command line
 machine     HF7xx: the machine and its folders
-hub         HF8xx: the Hub
-serving     HF87x of these: serving
+hub         HF8xx: the Hub; HF87x: serving
 training    HF9xx: training
 """
 

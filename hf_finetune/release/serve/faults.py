@@ -10,4 +10,5 @@ logger = logging.getLogger(__name__)
 def log_fault(what: str, error: BaseException) -> None:
     """Log the traceback of `error` without its message, in which a library may quote what it was given."""
     plain = RuntimeError(f"{type(error).__name__}, whose words are not shown")
-    logger.error("%s: a fault of this program", what, exc_info=(RuntimeError, plain, error.__traceback__))
+    where = (RuntimeError, plain, error.__traceback__)
+    logger.error("%s: a fault of this program", what, exc_info=where, extra={"code": "HF879"})

@@ -65,6 +65,7 @@ class Filters:
 
     async def refuse(self, texts: Sequence[str]) -> bool:
         """Whether one of the texts is refused."""
+        # Words first: they cost nothing, and a model takes its time.
         if any(words.finds(text) for words in self.words for text in texts):
             return True
         for each in self.classifiers:
@@ -104,6 +105,7 @@ def split_filter(given: str) -> tuple[str, list[str]]:
     """`RUN=LABEL,LABEL` -> its path and labels; a file's name has none."""
     if Path(given).is_file():
         return given, []
+    # From the right: the path may have an equals sign, too.
     path, _, labels = given.rpartition("=")
     return (path, [label for label in labels.split(",") if label]) if path else (given, [])
 
@@ -131,6 +133,7 @@ def read_words(name: str) -> WordList:
         ) from problem
     lines = [line.strip() for line in text.splitlines()]
     entries = [_fold(line) for line in lines if line and not line.startswith("#")]
+    # `\w+` takes a whole Chinese sentence for one word.
     parts = [each for each in entries if any(map(_is_unblanked, each))]
     phrases = {" ".join(_WORD.findall(each)) for each in entries if each not in parts} - {""}
     if len(read) > MOST_WORD_BYTES or not (parts or phrases):

@@ -82,6 +82,7 @@ class Labeller:
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
             batch, ends = [first], False
+            # What came while the last batch was computed goes into this one.
             while sum(len(each.texts) for each in batch) < TEXTS_AT_ONCE and not self._queue.empty():
                 if (more := self._queue.get()) is None:
                     ends = True
@@ -116,6 +117,7 @@ class Labeller:
 
 
 def _join(parts: Sequence[EncodedTexts]) -> EncodedTexts:
+    # Rows of one tokenizer: either all have types or none has.
     ids = [row for part in parts for row in part.input_ids]
     types = None if parts[0].token_type_ids is None else [row for part in parts for row in part.token_type_ids or ()]
     return EncodedTexts(ids, types, 0)

@@ -56,6 +56,7 @@ def load_lanes(options: ServeOptions) -> dict[str, Lane]:
     lanes = {name: make_lane(name, model, tokenizer, _stay, "tuned")}
     if options.base:
         base, revision = (options.base_path, None) if options.base_path else find_base_of_run(options.model)
+        # As `generate --base` compares them: with the tuned model's tokenizer, in the precision of its training.
         untuned, _ = load_for_generation(str(base), revision=revision, dtype=find_trained_dtype(options.model))
         grow_for_added_tokens(untuned, tokenizer)
         check_tokenizer_fits(tokenizer, untuned.config)
@@ -124,6 +125,7 @@ def _load_adapters(options: ServeOptions, name: str) -> dict[str, Lane]:
         check_tokenizer_fits(tokenizers[served], model.config)
         add_saved_adapter(model, fetch_adapter(paths[served]), f"served_{number}")
     switch = _Switch(model)
+    # peft has names of its own: those that are served may hold dots, or be words of torch.
     own_names = {first: "default"} | {served: f"served_{number}" for number, served in enumerate(others, start=1)}
     lanes = {
         served: make_lane(served, model, tokenizers[served], partial(switch.turn, own), "tuned")
@@ -149,6 +151,7 @@ def _check_shared(records: Mapping[str, BaseRecord], paths: Mapping[str, str]) -
             raise ModelError(Problem(what, "serve it by itself: POST /classify", paths[served], code="HF523"))
     for served in others:
         record = records[served]
+        # Where its base is called otherwise, the weights are what tells whether it is the same.
         check_base(replace(record, name_or_path=mine.name_or_path, revision=mine.revision), paths[served])
         for field in ("dtype", "quantization", "vocab_size"):
             if getattr(record, field) != getattr(mine, field):

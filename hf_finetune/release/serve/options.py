@@ -79,6 +79,7 @@ def read_key(host: str, file: str | None) -> str | None:
     there is none and `host` can be reached from other machines, or where it cannot be used.
     """
     place = KEY_OPTION if file is not None else KEY_VARIABLE
+    # What was named by hand holds before what the environment happens to have.
     key = os.environ.get(KEY_VARIABLE) if file is None else _read_key_file(file)
     if not key:
         if file is None and is_loopback(host):
@@ -120,6 +121,7 @@ def bind(host: str, port: int) -> socket.socket:
         [(family, kind, _, _, address), *_] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as problem:
         raise _explain_address(host, port, problem) from problem
+    # Bound and not listening: until the model is loaded a client is refused at once, and does not wait.
     listening = socket.socket(family, kind)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what an ended server leaves is no hindrance

@@ -24,6 +24,7 @@ def render_page(names: Sequence[str], *, needs_key: bool, keeps_votes: bool) -> 
         .get_template("serve.html.j2")
         .render(css=css, script=script, names=list(names), needs_key=needs_key, keeps_votes=keeps_votes)
     )
+    # Hashes allow this script and this style, and none that a model's answer would bring.
     policy = (
         f"default-src 'none'; style-src '{hash_style(css)}'; script-src '{hash_style(script)}'; connect-src 'self'; "
         "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -123,6 +123,7 @@ def run_server(running: Running, listening: socket.socket, announce: Callable[[s
         timeout_keep_alive=SECONDS_OF_A_CONNECTION,
         timeout_graceful_shutdown=SECONDS_FOR_LAST_WORDS,
     )
+    # `log_config=None`: handlers of uvicorn would write addresses of clients to standard error.
     server = _Server(config)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     with _signals_asked(running.ending), listening, running:
@@ -157,6 +158,7 @@ async def _serve(
 
 async def _finish(running: Running) -> None:
     """Wait for what runs, as long as the time of grace; then tell those that wait, and end."""
+    # The port stays open: who comes now is told that the server ends, and not left without an answer.
     until = time.monotonic() + running.limits.grace_seconds
     if running.scheduler is not None:
         running.scheduler.close()
@@ -166,6 +168,7 @@ async def _finish(running: Running) -> None:
             if running.scheduler.wait_until_idle(0):
                 break
             await asyncio.sleep(0.05)
+    # In a thread: the loop still has to carry the last words to those who wait.
     await asyncio.to_thread(running.close)
 
 

@@ -28,6 +28,7 @@ def format_other_servers(options: ServeOptions) -> list[str]:
     served = "base" if over_adapter else name
     vllm = ["vllm", "serve", shell_path(base), "--served-model-name", served, *place]
     if adapters:
+        # It refuses an adapter of a higher rank than it was told.
         ranks = [_read_rank(path) for path in adapters.values()]
         vllm += ["--enable-lora", "--max-lora-rank", str(max(ranks)), "--lora-modules"]
         vllm += [f"{each}={shell_path(path)}" for each, path in adapters.items()]

@@ -47,6 +47,7 @@ class Votes:
 
     def add(self, comparison: Comparison) -> str:
         """Remember a comparison; of those that nobody judges the oldest go. Returns its id."""
+        # Who compares and never votes would fill the memory.
         while len(self.waiting) >= MOST_COMPARISONS:
             self.waiting.popitem(last=False)
         number = secrets.token_hex(16)
@@ -74,6 +75,7 @@ class Votes:
         return comparison
 
     def count(self, left: str, right: str, choice: str) -> None:
+        # The sides are drawn anew each time: a pair of models is counted once, whatever its order.
         first, second = sorted((left, right))
         won = {"left": left, "right": right}.get(choice)
         outcome = "tied" if won is None else "won" if won == first else "lost"

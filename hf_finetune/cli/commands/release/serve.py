@@ -67,16 +67,8 @@ def serve(
     check_template_hash(trust_chat_template)
     for path in (model, *named.values()):  # before torch is imported
         check_saved_model(path, "serve", model if named and path != model else None if base else base_path)
-    limits = Limits(
-        body_bytes=max_body_bytes,
-        prompt_tokens=max_prompt_tokens,
-        max_tokens=max_tokens,
-        choices=max_choices,
-        running=max_running,
-        waiting=max_waiting,
-        seconds=timeout,
-        grace_seconds=grace,
-    )
+    counts = (max_body_bytes, max_prompt_tokens, max_tokens, max_choices, max_running, max_waiting)
+    limits = Limits(*counts, seconds=timeout, grace_seconds=grace)
     files = {"key_file": api_key_file, "votes": votes, "trust_chat_template": trust_chat_template}
     options = ServeOptions(
         model, name, named, base, base_path, host, port, filters=tuple(filter or ()), limits=limits, **files

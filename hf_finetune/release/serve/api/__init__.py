@@ -6,6 +6,7 @@ errors       a refusal, in OpenAI's form
 schemas      what may be asked
 service      what all requests share: models, filters, counts
 answers      the events of the answers to one request
+streams      answers that are sent as they are made
 chat         /v1/chat/completions
 completions  /v1/completions and /generate
 logprobs     the probabilities of tokens, in OpenAI's two forms

@@ -57,6 +57,7 @@ class Answers:
         """Yield what comes, with the number of its answer, until all are finished. Raises `ApiError`."""
         try:
             left = len(self.jobs)
+            # The queue holds no more than the tokens of these answers, of which there is a bound.
             while left:
                 number, event = await self.events.get()
                 if isinstance(event, Failed):

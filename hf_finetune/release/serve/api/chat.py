@@ -208,5 +208,6 @@ class _Shown:
         """Return what is still to be shown: text, or calls."""
         if self.form is None:
             return "", []
+        # Half a call, or none: what was held back is shown as the text that it is.
         parsed = parse_answer(self.form, self.text)
         return ("" if parsed.calls else self.text[self.shown :]), parsed.calls

@@ -60,6 +60,7 @@ class Guard:
             if body is not None:
                 await self._answer(scope, _replay(body, receive), note_status)
         finally:
+            # A label for each path that a client thinks of would fill the memory.
             path = scope["path"] if scope["path"] in self.rules.paths else "other"
             self.rules.count(path, status, time.monotonic() - began)
 
@@ -85,6 +86,7 @@ class Guard:
     async def _read(self, scope: Scope, receive: Receive) -> bytes | None:
         """Read the whole body; None where the client is gone. Raises `ApiError` for one too long, or too slow."""
         most = self.rules.body_bytes
+        # Who says beforehand that it is too long need not send it.
         length = Headers(scope=scope).get("content-length", "0")
         if length.isdigit() and int(length[:20]) > most:
             raise _too_long(most)
@@ -111,6 +113,7 @@ def _too_long(most: int) -> ApiError:
 def _check_origin(headers: Headers, *, has_key: bool) -> None:
     """Refuse what a page of another site has a browser send here: it must not use a model of this machine."""
     host, origin = headers.get("host", ""), headers.get("origin")
+    # A browser says of which page a request is; other clients send no origin.
     if origin is not None and _read_host(origin) != host.lower():
         raise ApiError(403, "requests of pages of other sites are refused", code="cross_origin")
     # By a name of its own that leads here (DNS rebinding) such a page would be of one site with us.

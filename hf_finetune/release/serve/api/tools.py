@@ -89,6 +89,7 @@ def parse_answer(form: ToolForm, text: str) -> ParsedAnswer:
     """Take the calls out of an answer; what is none, or no valid one, stays text."""
     places = _find_starts(form, text)
     calls, first = [], len(text)
+    # Arguments are a model's words: what is no valid call stays what it is, text.
     for place in places:
         found = _decode(text, place + _count_blanks(text[place:]))
         values = [] if found is None else found[0] if isinstance(found[0], list) else [found[0]]

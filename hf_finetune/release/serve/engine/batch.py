@@ -45,6 +45,7 @@ class Batch:
         longest = max(map(len, prompts))
         padding = [longest - len(ids) for ids in prompts]
         device = self.model.device
+        # Token 0 in the blanks: any will do, since the mask hides it.
         ids = torch.tensor([[0] * blank + [*row] for blank, row in zip(padding, prompts, strict=True)], device=device)
         mask = torch.tensor([[0] * blank + [1] * (longest - blank) for blank in padding], device=device)
         cache = DynamicCache() if self.plain_cache else DynamicCache(config=self.model.config)
@@ -53,6 +54,7 @@ class Batch:
             self.cache, self.mask, self.logits = cache, mask, logits
             return
         columns = max(self.mask.shape[1], longest)
+        # On the left, so that the next token of every row stands in one column.
         both = [_pad_left(each, columns) for each in (self.cache, cache)]
         for mine, other in zip(*(each.layers for each in both), strict=True):
             mine.keys, mine.values = torch.cat([mine.keys, other.keys]), torch.cat([mine.values, other.values])
@@ -72,6 +74,7 @@ class Batch:
         if not rows:
             self.cache, self.mask, self.logits = None, self.mask[:0, :0], self.logits[:0]
             return
+        # As `reorder_cache` does, and without the columns that only those who leave have filled.
         kept = torch.tensor(rows, device=self.mask.device)
         self.mask, self.logits = self.mask[kept], self.logits[kept]
         blank = int(self.mask.any(dim=0).int().argmax())  # columns before the first that is used

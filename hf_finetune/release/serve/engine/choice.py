@@ -31,6 +31,7 @@ class Chooser:
 
     def choose(self, logits: Tensor) -> int:
         """Choose by the logits of the next token, (1, vocab)."""
+        # Row by row: each has settings of its own, and a generator that nobody else draws from.
         if not self.is_greedy:
             counted: Any = torch.tensor([[*self.counted, *self.new]], dtype=torch.long, device=logits.device)
             scores: Any = logits
@@ -61,6 +62,7 @@ def choose_tokens(logits: Tensor, choosers: Sequence[Chooser]) -> list[int | Non
 def score_token(logits: Tensor, token: int, most: int) -> TokenScore:
     """Score `token` and the `most` likeliest ones by the logits of a row, (vocab,), as the model gives them."""
     logprobs = logits.log_softmax(dim=-1)
+    # Of a vocabulary of five, the five likeliest are all that there are.
     values, tokens = logprobs.topk(min(most, len(logprobs)))
     likeliest = tuple(zip(tokens.tolist(), values.tolist(), strict=True))
     return TokenScore(token, float(logprobs[token]), likeliest)

@@ -84,6 +84,7 @@ def _has_plain_cache(model: PreTrainedModel, ids: list[int]) -> bool:
 
 def _ignores_padding(model: PreTrainedModel, ids: list[int]) -> bool:
     """Whether the model reads a padded prompt as it reads the prompt alone, and goes on in the same way."""
+    # A longer row first, so that the shorter one is padded; then a step, which reads what was padded.
     together, alone = Batch(model), Batch(model)
     together.join([ids])
     for batch in (together, alone):
@@ -100,6 +101,7 @@ def _check_steps(
     """Raise `ModelError` where a few steps of ours are not what `generate` says."""
     with generation_session(model, tokenizer, EvalSection(temperature=0), 0) as session:
         [expected] = generate_ids(session, [ids], PROBED_STEPS)
+    # A model may need what only its `prepare_inputs_for_generation` makes, which no signature shows.
     batch, found = Batch(model, plain_cache=plain), list[int]()
     batch.join([ids])
     while len(found) < len(expected):

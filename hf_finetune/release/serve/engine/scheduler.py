@@ -59,6 +59,7 @@ class Scheduler:
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed, self._ended = False, False
+        # A daemon: a fault elsewhere must not leave a process that never ends.
         self._thread = threading.Thread(target=self._run, name="generation", daemon=True)
         self._thread.start()
 
@@ -81,6 +82,7 @@ class Scheduler:
         with self._changed:
             if self._closed or not self.is_alive:
                 raise NotServing
+            # All or none: of a request with three answers, two would be of no use.
             if len(self._waiting) + self._running + len(jobs) > self._most_running + self._most_waiting:
                 raise QueueFull
             self._waiting += jobs
@@ -111,6 +113,7 @@ class Scheduler:
                 if self._ended:
                     break
             self._drop_unwanted()
+            # New ones first: a step of all costs little more than a step of those that run.
             for name, jobs in self._take_waiting().items():
                 self._guard(self._lots[name], jobs, self._join)
             for lot in self._lots.values():
@@ -142,6 +145,7 @@ class Scheduler:
                 mine = taken.get(job.asked.model, [])
                 lot = self._lots[job.asked.model]
                 longest = max(len(each.asked.ids) for each in [*mine, job])
+                # Padded to the longest: a prompt of 4,000 tokens beside one of 10 would be read as 8,000.
                 fits = not mine or longest * (len(mine) + 1) <= JOINED_TOKENS
                 if free and fits and (lot.lane.batches or not (lot.rows or mine)):
                     taken[job.asked.model] = [*mine, job]
@@ -155,6 +159,7 @@ class Scheduler:
         return taken
 
     def _join(self, lot: _Lot, jobs: Sequence[Job]) -> None:
+        # Lanes of one base share its weights: the one before may have left another adapter on.
         lot.lane.switch()
         lot.batch.join([job.asked.ids for job in jobs])
 

@@ -28,6 +28,7 @@ class StopText:
         if places:
             self.held, self.found = "", True
             return text[: min(places)]
+        # "E" may begin "END": what could still become a stop string is not shown yet.
         kept = next((size for size in range(min(len(text), self.longest - 1), 0, -1) if self._begins(text[-size:])), 0)
         self.held = text[len(text) - kept :]
         return text[: len(text) - kept]
