@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 
@@ -13,14 +14,16 @@ from chat_models import saved_parrot, talking_tokenizer
 from release.serve.small_servers import NEVER_ENDS, SAYS_HEY, Client, served
 from tuned_adapters import TIED, adapter_on, save, saved_base, train
 
+from hf_finetune.chat.template import encode_prompt
 from hf_finetune.config.sections import EvalSection
 from hf_finetune.errors import CannotWriteError
 from hf_finetune.evaluation import generate_responses
 from hf_finetune.models import load_for_generation
 from hf_finetune.release.serve.api import chat, guards
 from hf_finetune.release.serve.api.answers import Answers
-from hf_finetune.release.serve.api.tools import ToolForm, find_tools, parse_answer
+from hf_finetune.release.serve.api.errors import ApiError
 from hf_finetune.release.serve.engine.jobs import Finished, Piece
+from hf_finetune.release.serve.engine.tools import ToolForm, Tools, find_tools, parse_answer
 from hf_finetune.release.serve.filters import REFUSAL
 from hf_finetune.release.serve.votes import open_votes
 
@@ -344,6 +347,17 @@ def test_calls_are_read_as_the_template_writes_them(name):
     for broken in ("", "no call", f"{start} {{", f"{start} [1]", f"{start}{'[' * 5000}"):
         assert parse_answer(found.form, broken).calls == []
         assert parse_answer(found.form, broken).content == broken
+
+
+def test_tools_are_written_into_the_prompt_as_the_template_has_them(client):
+    tool = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
+    lane = client.running.scheduler._lots["hey"].lane
+    messages = [{"role": "user", "content": "hi"}]
+    assert lane.tools.taken
+    assert chat.encode_chat(lane, messages, [tool])[0] == encode_prompt(lane.tokenizer, messages, [tool])
+    without = dataclasses.replace(lane, tools=Tools(False, None))
+    with pytest.raises(ApiError, match="hey takes no tools"):
+        chat.encode_chat(without, messages, [tool])
 
 
 def test_a_call_in_a_stream_is_told_whole_and_never_as_text(hey, monkeypatch):

@@ -10,7 +10,6 @@ streams      answers that are sent as they are made
 chat         /v1/chat/completions
 completions  /v1/completions and /generate
 logprobs     the probabilities of tokens, in OpenAI's two forms
-tools        calls of functions, as the model's template writes them
 classify     /classify
 comparisons  two models side by side, and votes
 """

@@ -6,7 +6,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -21,10 +21,10 @@ from hf_finetune.release.serve.api.logprobs import write_chat_logprobs
 from hf_finetune.release.serve.api.schemas import ChatMessage, ChatRequest, read_request
 from hf_finetune.release.serve.api.service import REFUSAL, Service, list_stops, vary_seed
 from hf_finetune.release.serve.api.streams import AnswerStream
-from hf_finetune.release.serve.api.tools import ToolForm, Tools, find_tools, parse_answer
 from hf_finetune.release.serve.engine.jobs import Asked, Piece
 from hf_finetune.release.serve.engine.lanes import Lane
 from hf_finetune.release.serve.engine.text import StopText
+from hf_finetune.release.serve.engine.tools import ToolForm, parse_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +79,14 @@ async def answer_chat(service: Service, request: Request) -> Response:
 
 
 def encode_chat(lane: Lane, messages: list[Message], tools: list[dict[str, Any]]) -> tuple[list[int], ToolForm | None]:
-    """Tokenize a conversation, and find how calls would be written. Raises `ApiError` and `FinetuneError`."""
-    known = find_lane_tools(lane) if tools else Tools(False, None)
+    """Tokenize a conversation, and say how calls would be written. Raises `ApiError` and `FinetuneError`."""
     for number, message in enumerate(messages):
         unknown = format_unknown_pieces(lane.tokenizer, str(message["content"]))
         if unknown:
             raise ApiError(400, f"the tokenizer has never seen {unknown[:200]}", param=f"messages.{number}.content")
-    if tools and not known.taken:
+    if tools and not lane.tools.taken:
         raise ApiError(400, f"{lane.name} takes no tools: its chat template writes none", param="tools")
-    return encode_prompt(lane.tokenizer, messages, tools or None), known.form
-
-
-@lru_cache(maxsize=64)
-def find_lane_tools(lane: Lane) -> Tools:
-    """What the template of a lane does with tools."""
-    return find_tools(lane.tokenizer)
+    return encode_prompt(lane.tokenizer, messages, tools or None), lane.tools.form if tools else None
 
 
 def _read_message(number: int, message: ChatMessage) -> Message:
@@ -126,7 +119,7 @@ def _write_choice(chat: _Chat, number: int, answer: Answer) -> dict[str, Any]:
         if parsed.calls:
             message |= {"content": parsed.content or None, "tool_calls": parsed.calls}
             reason = "tool_calls"
-    logprobs = write_chat_logprobs(chat.lane.tokenizer, answer.scores) if chat.asked.logprobs else None
+    logprobs = write_chat_logprobs(chat.lane.decoder, answer.scores) if chat.asked.logprobs else None
     return {"index": number, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
@@ -173,7 +166,7 @@ async def _stream(chat: _Chat, answers: Answers) -> AsyncIterator[dict[str, Any]
     async for number, event in answers.follow():
         if isinstance(event, Piece):
             text = shown[number].add(event.text)
-            scores = write_chat_logprobs(chat.lane.tokenizer, event.scores) if chat.asked.logprobs else None
+            scores = write_chat_logprobs(chat.lane.decoder, event.scores) if chat.asked.logprobs else None
             if text or scores:
                 yield _write_chunk(chat, number, {"content": text}, None, scores)
             continue

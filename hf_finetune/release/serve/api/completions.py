@@ -91,7 +91,7 @@ def encode_text(lane: Lane, prompt: str | list[int]) -> list[int]:
 
 
 def _read_text(lane: Lane, prompt: str | list[int]) -> str:
-    return prompt if isinstance(prompt, str) else str(lane.tokenizer.decode(prompt))
+    return prompt if isinstance(prompt, str) else str(lane.decoder.decode(prompt))
 
 
 def _respond(completion: _Completion, answers: Sequence[Answer]) -> Response:
@@ -111,7 +111,7 @@ def _write_choice(
     completion: _Completion, number: int, text: str, scores: Sequence[TokenScore], reason: str | None, offset: int = 0
 ) -> dict[str, Any]:
     wanted = completion.asked.logprobs is not None
-    logprobs = write_text_logprobs(completion.lane.tokenizer, scores, offset) if wanted else None
+    logprobs = write_text_logprobs(completion.lane.decoder, scores, offset) if wanted else None
     return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from hf_finetune.evaluation.generation.session import generate_ids, generation_s
 from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.release.serve.engine.batch import Batch
+from hf_finetune.release.serve.engine.tools import Tools, find_tools
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,10 @@ class Lane:
     model: PreTrainedModel
     """Without a `PeftModel` around it."""
     tokenizer: PreTrainedTokenizerFast
+    """For prompts."""
+    decoder: PreTrainedTokenizerFast
+    """A copy of it, for answers."""
+    tools: Tools
     switch: Callable[[], object]
     """Makes the model compute as what is served under this name."""
     positions: int | None
@@ -64,8 +70,22 @@ def make_lane(
     if not batches:
         logger.info("%s: padding changes what this model answers, or its cache has no rows: one answer at a time", name)
     _check_steps(inner, tokenizer, ids, name, plain=batches)
-    positions = get_max_length(tokenizer, inner.config)
-    return Lane(name, inner, tokenizer, switch, positions, frozenset(turn_ends), text_ends, batches, kind)
+    # Encoding may set how it truncates, which a tokenizer of Rust refuses ("Already borrowed") while it decodes for
+    # another thread.
+    decoder, tools = copy.deepcopy(tokenizer), find_tools(tokenizer) if turn_ends else Tools(False, None)
+    return Lane(
+        name,
+        inner,
+        tokenizer,
+        decoder,
+        tools,
+        switch,
+        get_max_length(tokenizer, inner.config),
+        frozenset(turn_ends),
+        text_ends,
+        batches,
+        kind,
+    )
 
 
 def _has_plain_cache(model: PreTrainedModel, ids: list[int]) -> bool:

@@ -216,7 +216,7 @@ class Scheduler:
 
 
 def _make_row(lane: Lane, job: Job) -> _Row:
-    return _Row(job, make_chooser(job.asked), AnswerText(lane.tokenizer, job.asked.ids, job.asked.stops))
+    return _Row(job, make_chooser(job.asked), AnswerText(lane.decoder, job.asked.ids, job.asked.stops))
 
 
 def _take_token(row: _Row, token: int, logits: torch.Tensor) -> Finished | None:
