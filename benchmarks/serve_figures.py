@@ -179,7 +179,12 @@ def measure_load(model: str, seconds: float) -> None:
 
 def measure_hangups(model: str) -> None:
     async def hang_up(client: httpx.AsyncClient, number: int) -> None:
-        body = {"messages": [{"role": "user", "content": PROMPTS[number % 32]}], "max_tokens": 500, "stream": True}
+        body = {
+            "messages": [{"role": "user", "content": PROMPTS[number % 32]}],
+            "max_tokens": 500,
+            "stream": True,
+            "temperature": 0,
+        }
         async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
             async for _ in answer.aiter_lines():
                 if number % 3:
@@ -208,11 +213,15 @@ def measure_end(model: str) -> None:
     with served_in_process(model, "--name", "served", "--grace", "60") as (address, process):
 
         def stop() -> None:
-            time.sleep(3)
+            running = 0.0
+            while running < 16:  # in the middle of answers
+                time.sleep(0.2)
+                counts = httpx.get(f"{address}/metrics", timeout=60).text
+                running = float(counts.partition('answers{state="running"} ')[2].split()[0])
             os.kill(process.pid, signal.SIGTERM)
 
         threading.Thread(target=stop).start()
-        came, _ = asyncio.run(run_clients(address, 64, 6))
+        came, _ = asyncio.run(run_clients(address, 64, 15))
         began = time.perf_counter()
         code = process.wait(90)
     told = {"200", "429", "503", "APIConnectionError"}
