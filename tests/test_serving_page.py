@@ -64,5 +64,5 @@ def test_the_example_and_the_paths_of_the_page_are_what_a_server_answers(tmp_pat
 
 def test_what_the_page_quotes_is_what_is_said():
     assert f"`{REFUSAL}`" in PAGE
-    line = format_summary(_summarize("base", "sft", {"won": 4, "lost": 20, "tied": 2}))
+    line = format_summary(_summarize("sft", "base", {"won": 20, "lost": 4, "tied": 2}))
     assert f"    {line}\n" in PAGE

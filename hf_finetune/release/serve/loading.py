@@ -22,10 +22,10 @@ from hf_finetune.models.saved import find_trained_dtype, load_for_generation
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.release.serve.engine.lanes import Lane, make_lane
 from hf_finetune.release.serve.options import ServeOptions
+from hf_finetune.release.serve.votes import BASE
 
 logger = logging.getLogger(__name__)
 
-BASE = "base"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
 Trust = Callable[[PreTrainedTokenizerFast], object]
 

@@ -17,6 +17,7 @@ from hf_finetune.files import open_private
 
 OPTION = "--votes"
 MOST_COMPARISONS = 1000
+BASE = "base"
 FIELDS = ("left", "right", "choice", "blind")
 MOST_LINE_BYTES = 2**24
 
@@ -42,7 +43,7 @@ class Votes:
 
     file: Path
     counts: dict[tuple[str, str], Counter[str]] = field(default_factory=dict)
-    """Two names in their order -> how often the first has won, lost and tied."""
+    """Two names, `base` behind any other -> how often the first has won, lost and tied."""
     waiting: OrderedDict[str, Comparison] = field(default_factory=OrderedDict)
 
     def add(self, comparison: Comparison) -> str:
@@ -75,8 +76,8 @@ class Votes:
         return comparison
 
     def count(self, left: str, right: str, choice: str) -> None:
-        # The sides are drawn anew each time: a pair of models is counted once, whatever its order.
-        first, second = sorted((left, right))
+        # The sides are drawn anew each time: a pair of models is counted once, whatever its order, what is tuned first.
+        first, second = sorted((left, right), key=lambda name: (name == BASE, name))
         won = {"left": left, "right": right}.get(choice)
         outcome = "tied" if won is None else "won" if won == first else "lost"
         self.counts.setdefault((first, second), Counter())[outcome] += 1

@@ -434,15 +434,15 @@ def test_two_models_are_compared_blind_and_votes_end_in_a_rate(tmp_path, hey):
         assert set(tied["models"].values()) == {"other", "base"}
         [summary] = client.post("/page/vote", {"comparison": tied["comparison"], "choice": "tie"}).json()["summary"]
     assert sides == {"left", "right"}
-    # Of "base" against "other", in the order of their names: 12 lost and 1 tied of 13. Wilson (1927) by hand.
-    share, rows, z = 0.5 / 13, 13, 1.959964
+    # Of "other" against the base: 12 won and 1 tied of 13. Wilson (1927) by hand.
+    share, rows, z = 12.5 / 13, 13, 1.959964
     center = (share + z**2 / (2 * rows)) / (1 + z**2 / rows)
     half = z / (1 + z**2 / rows) * (share * (1 - share) / rows + z**2 / (4 * rows**2)) ** 0.5
     assert {name: summary[name] for name in ("model", "against", "votes", "won", "lost", "tied")} == {
-        "model": "base", "against": "other", "votes": 13, "won": 0, "lost": 12, "tied": 1,
+        "model": "other", "against": "base", "votes": 13, "won": 12, "lost": 0, "tied": 1,
     }  # fmt: skip
     assert summary["win_rate"] == pytest.approx(share)
-    assert summary["interval"] == pytest.approx([max(0, center - half), center + half], abs=1e-6)
+    assert summary["interval"] == pytest.approx([center - half, min(1, center + half)], abs=1e-6)
     rows_written = [json.loads(line) for line in votes.read_text(encoding="utf-8").splitlines()]
     assert len(rows_written) == 13
     assert votes.stat().st_mode & 0o077 == 0

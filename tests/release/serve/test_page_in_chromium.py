@@ -87,5 +87,7 @@ def test_two_models_are_shown_blind_and_named_by_the_vote(page):
     page.click(f"[data-choice={better}]")
     page.wait_for_selector("#summary p")
     assert page.text_content(f"#{better}-name") == "no"
-    assert page.text_content("#summary p").startswith("base against no: wins 0 % of 1 votes (95 % interval 0 % to 79 %")
+    assert page.text_content("#summary p").startswith(
+        "no against base: wins 100 % of 1 votes (95 % interval 21 % to 100 %"
+    )
     assert page.is_hidden("#votes")
