@@ -73,6 +73,7 @@ REFUSED = [
     ("llm --adapters a=adapter a=adapter", "--adapters: a is given twice; keep one [HF601]"),
     ("llm --adapters llm=adapter", "--name or --adapters: llm is taken"),
     ("chat --name ../x", "--name or --adapters: '../x' is no name for a model"),
+    ("chat --port 0 --base-path llm", "chat: is a whole model, which takes no base; leave --base-path out [HF534]"),
     ("adapter --name base", "--name or --adapters: base is taken"),
     ("llm --adapters a=adapter b=of_wider", "of_wider: the adapter was trained on another model"),
     ("adapter --adapters b=biased", "--adapters: an adapter changes the base itself"),

@@ -18,7 +18,7 @@ from hf_finetune.evaluation.generation.prompts import try_template
 from hf_finetune.models.base_and_tuned import find_base_of_run
 from hf_finetune.models.embeddings import grow_for_added_tokens
 from hf_finetune.models.files.adapter import BaseRecord, check_base, fetch_adapter, is_adapter
-from hf_finetune.models.saved import find_trained_dtype, load_for_generation
+from hf_finetune.models.saved import find_trained_dtype, load_for_generation, refuse_base
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.release.serve.engine.lanes import Lane, make_lane
 from hf_finetune.release.serve.options import ServeOptions
@@ -49,6 +49,8 @@ def name_model(options: ServeOptions) -> str:
 def load_lanes(options: ServeOptions) -> dict[str, Lane]:
     """Load all that `options` names, each base once. Raises `ModelError` and `ConfigError`."""
     name = name_model(options)
+    if not (options.base or is_adapter(options.model)):
+        refuse_base(options.model, options.base_path)
     if options.adapters or is_adapter(options.model):
         return _load_adapters(options, name)
     trust = partial(_look_at_template, options.trust_chat_template)

@@ -15,6 +15,7 @@ from typing import Any
 
 import uvicorn
 
+from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.release.serve.api.application import Served, build_application
 from hf_finetune.release.serve.api.guards import Guard, Rules
 from hf_finetune.release.serve.api.service import Service
@@ -96,10 +97,20 @@ def load_classifier_server(options: ServeOptions, key: str | None) -> Running:
     from hf_finetune.evaluation.prediction.predict import PredictionOptions, open_classifier
 
     name = name_model(options)
+    _refuse_idle(options)
     labeller = Labeller(open_classifier(options.model, PredictionOptions(base_path=options.base_path)))
     meter, ending = Meter(lambda: labeller.counts), Ending()
     served = Served(name, int(time.time()), meter, lambda: labeller.is_alive, ending.asked.is_set, labeller=labeller)
     return Running(_guard(served, options.limits, key), options.limits, ending, None, labeller, Filters(), None)
+
+
+def _refuse_idle(options: ServeOptions) -> None:
+    """Raise `ConfigError` naming each option that is of language models alone."""
+    given = {"--adapters": options.adapters, "--base": options.base, "--filter": options.filters}
+    idle = [name for name, value in {**given, "--votes": options.votes}.items() if value]
+    if idle:
+        what = "has no effect on a text classifier"
+        raise ConfigError([Problem(what, "leave it out", options.model, key=name, code="HF607") for name in idle])
 
 
 def _guard(served: Served, limits: Limits, key: str | None) -> Guard:

@@ -59,6 +59,13 @@ def test_it_says_what_predict_writes_with_temperature_and_thresholds(tmp_path, k
         assert client.count('hf_finetune_tokens_total{model="run"}') == len(TEXTS) + 1
 
 
+def test_options_of_language_models_are_refused_with_a_classifier():
+    options = ServeOptions("run", base=True, filters=("words.txt",), votes="votes.jsonl")
+    with pytest.raises(ConfigError) as refused:
+        load_classifier_server(options, None)
+    assert [each.key for each in refused.value.problems] == ["--base", "--filter", "--votes"]
+
+
 def test_as_a_filter_it_refuses_prompts_and_answers_of_a_label(tmp_path):
     run = saved(tmp_path, *DECISIONS["single"])
     hey = saved_parrot(tmp_path / "hey", SAYS_HEY)
