@@ -36,6 +36,7 @@ from hf_finetune.cli.commands.preflight.tokens import tokens
 from hf_finetune.cli.commands.release.export import export
 from hf_finetune.cli.commands.release.merge import merge
 from hf_finetune.cli.commands.release.push import push
+from hf_finetune.cli.commands.release.serve import serve
 from hf_finetune.cli.commands.report import report
 from hf_finetune.cli.commands.score import score
 from hf_finetune.cli.commands.train import train
@@ -58,7 +59,7 @@ app = typer.Typer(
 )
 # One flat list: `hf-finetune train --help` and so on, in the order in which a project needs them.
 for command in (
-    *(new, check, train, watch, score, predict, generate, chat, merge, export, report, diagnose, push),
+    *(new, check, train, watch, score, predict, generate, chat, merge, export, serve, report, diagnose, push),
     *(corpus, rows, tokens, explain, model, init, doctor, cache),
 ):
     # A flag of another tool, `--max_steps 5`, reaches the reader of settings, which says how it is written here.

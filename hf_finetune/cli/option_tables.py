@@ -66,6 +66,7 @@ OPTION_NAMES: dict[str, OptionNames] = {
         otherwise='write each prompt on a line of its own, as {"prompt": "..."}',
     ),
     "chat": OptionNames({**_SAMPLING, **_TEMPLATE, "model.path": ""}),
+    "serve": OptionNames({**_TEMPLATE, "model.path": ""}),
     **dict.fromkeys(
         ("merge", "export"), OptionNames({**_ARGUMENTS, **_TEMPLATE, "data.test": "--data", "data.labels": ""})
     ),

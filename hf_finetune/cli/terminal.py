@@ -58,6 +58,11 @@ def parse_labels(given: list[str] | None) -> dict[str, str]:
     return _parse_pairs(given or [], "--label", "LABEL=NAME", "write pos=POSITIVE")
 
 
+def parse_adapters(first: list[str] | None, more: list[str] | None) -> dict[str, str]:
+    """Parse `name=folder` words. Raises ConfigError naming each that is none, or a name that is given twice."""
+    return _parse_pairs([*(first or ()), *(more or ())], "--adapters", "NAME=DIR", "write support=runs/support")
+
+
 def _parse_pairs(given: list[str], option: str, form: str, remedy: str) -> dict[str, str]:
     found: dict[str, str] = {}
     problems = []

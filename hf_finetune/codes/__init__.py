@@ -14,7 +14,7 @@ splits      HF2xx: duplicates and leakage; HF38x: splits that are small, lopside
 models      HF5xx: models and tokenizers
 run_file    HF6xx: the run file and the command line
 machine     HF7xx: the machine and its folders
-hub         HF8xx: the Hub
+hub         HF8xx: the Hub; HF87x: serving
 training    HF9xx: training
 exports     HF97x: exports
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hf_finetune.codes.code import Code
 from hf_finetune.codes.evaluation import EVALUATION
 from hf_finetune.codes.exports import EXPORTS
-from hf_finetune.codes.hub import HUB
+from hf_finetune.codes.hub import HUB, SERVING
 from hf_finetune.codes.lengths import LENGTHS
 from hf_finetune.codes.machine import MACHINE
 from hf_finetune.codes.models import MODELS
@@ -29,6 +29,7 @@ CODES: dict[str, Code] = {
     **RUN_FILE,
     **MACHINE,
     **HUB,
+    **SERVING,
     **TRAINING,
     **EXPORTS,
 }

@@ -2,7 +2,8 @@
 
 merge               an adapter and its base -> one model, compared on held-out rows
 export/             for another runtime, compared with the run
-comparison_rows     the rows for both
+serve/              a model behind HTTP: OpenAI's API, a page
+comparison_rows     the rows for merge and export
 measurement         what two forms of one model say to the same rows
 hub/                push: an allow-list, no secrets, private unless asked, one commit
 """
@@ -28,14 +29,20 @@ if TYPE_CHECKING:
     from hf_finetune.release.hub.card import read_license
     from hf_finetune.release.hub.transfer import PushOptions
     from hf_finetune.release.merge import merge_adapter
+    from hf_finetune.release.serve.options import Limits, ServeOptions
+    from hf_finetune.release.serve.start import serve_model
+    from hf_finetune.release.serve.vllm import format_other_servers
 
 __all__ = [
     "ExportOptions",
     "ExportResult",
+    "Limits",
     "PushOptions",
+    "ServeOptions",
     "check_export",
     "check_push",
     "export_model",
+    "format_other_servers",
     "format_push_result",
     "merge_adapter",
     "plan_push",
@@ -43,6 +50,7 @@ __all__ = [
     "push_folder",
     "push_run",
     "read_license",
+    "serve_model",
 ]
 
 __getattr__, __dir__ = import_lazily(__name__)

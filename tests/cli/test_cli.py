@@ -36,6 +36,7 @@ COMMANDS = (
     "report",
     "diagnose",
     "merge",
+    "serve",
     "push",
     "corpus",
     "model",

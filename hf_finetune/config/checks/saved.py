@@ -15,11 +15,11 @@ from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.folders import CHECKPOINT, MANIFEST
 from hf_finetune.shell import shell_path
 
-Command = Literal["generate", "chat", "predict", "score", "merge", "export"]
+Command = Literal["generate", "chat", "predict", "score", "merge", "export", "serve"]
 
 _BASE_OPTION = {
     **dict.fromkeys(("merge", "export"), "--base"),
-    **dict.fromkeys(("generate", "chat", "predict"), "--base-path"),
+    **dict.fromkeys(("generate", "chat", "predict", "serve"), "--base-path"),
 }
 
 

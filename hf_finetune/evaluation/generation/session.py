@@ -116,7 +116,7 @@ def generate_ids(
         logits_processor=[
             FiniteLogits(),
             *([] if penalty == 1 else [RepetitionPenaltyLogitsProcessor(penalty, unpenalized)]),
-            *_make_sampler(session.settings, generators or [session.generator]),
+            *make_sampler(session.settings, generators or [session.generator]),
         ],
         streamer=streamer,
     )  # (batch, seq + new)
@@ -190,7 +190,7 @@ class DrawnTokens(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter(1, tokens, 0.0)
 
 
-def _make_sampler(settings: EvalSection, generators: Sequence[torch.Generator]) -> list[LogitsProcessor]:
+def make_sampler(settings: EvalSection, generators: Sequence[torch.Generator]) -> list[LogitsProcessor]:
     """Make what turns the logits of each step into a drawn token; [] at temperature 0, where the likeliest is taken."""
     if settings.temperature == 0:
         return []

@@ -205,18 +205,7 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
     The process's random state stays as it is. Raises `ModelError` for an unfinished PiSSA checkpoint, and where
     module names or shapes do not match the base.
     """
-    try:
-        with foreign_errors():
-            config = PeftConfig.from_pretrained(str(folder))
-    except ForeignError as problem:
-        raise _make_settings_error(folder, str(problem)) from problem
-    assert isinstance(config, LoraConfig)  # `fetch_adapter` refuses others
-    if str(config.init_lora_weights).startswith("pissa_niter"):
-        what = "was initialized with pissa_niter (a random SVD) and stores only the difference from it"
-        raise ModelError(
-            Problem(what, "resume training from it, or use the folder of the finished run", str(folder), code="HF539")
-        )
-    config.inference_mode = not trains
+    config = _read_saved_settings(folder, trains=trains)
     weights = load_file(folder / ADAPTER_WEIGHTS)
     absent = [name for name in get_new_weights(base) if f"{PEFT_PREFIX}{name}" not in weights]
     if absent:
@@ -230,22 +219,55 @@ def attach_saved_adapter(base: PreTrainedModel, folder: Path, *, trains: bool = 
             model: PeftModel = kind(base, config)
     except _REFUSALS as problem:
         raise _make_settings_error(folder, str(problem)) from problem
-    try:
-        result: Any = set_peft_model_state_dict(model, weights)
-    except _REFUSALS as problem:
-        raise _make_mismatch_error(folder, str(problem).strip().splitlines()[-1].strip()) from problem
-    # peft 0.21 only warns of such keys, and the model runs untrained: https://github.com/huggingface/peft/issues/2699
-    lost = [*result.unexpected_keys, *(key for key in result.missing_keys if _is_of_adapter(key))]
-    if lost:
-        raise _make_mismatch_error(folder, f"{len(lost)} weights are missing or unexpected, first {lost[0]}")
+    _set_saved_weights(model, weights, folder)
     return model.eval()
 
 
-def _is_of_adapter(key: str) -> bool:
-    """Whether a weight of a `PeftModel` is one that its adapter's files must have."""
+def add_saved_adapter(model: PeftModel, folder: Path, name: str) -> None:
+    """Put the adapter in `folder` beside those of `model`, under `name`. Raises as `attach_saved_adapter` does."""
+    config = _read_saved_settings(folder)
+    try:
+        with torch.random.fork_rng(devices=[]), suppress_peft_warnings():
+            model.add_adapter(name, config)
+    except _REFUSALS as problem:
+        raise _make_settings_error(folder, str(problem)) from problem
+    _set_saved_weights(model, load_file(folder / ADAPTER_WEIGHTS), folder, name)
+    model.eval()
+
+
+def _read_saved_settings(folder: Path, *, trains: bool = False) -> LoraConfig:
+    try:
+        with foreign_errors():
+            config = PeftConfig.from_pretrained(str(folder))
+    except ForeignError as problem:
+        raise _make_settings_error(folder, str(problem)) from problem
+    assert isinstance(config, LoraConfig)  # `fetch_adapter` refuses others
+    if str(config.init_lora_weights).startswith("pissa_niter"):
+        what = "was initialized with pissa_niter (a random SVD) and stores only the difference from it"
+        raise ModelError(
+            Problem(what, "resume training from it, or use the folder of the finished run", str(folder), code="HF539")
+        )
+    config.inference_mode = not trains
+    return config
+
+
+def _set_saved_weights(model: PeftModel, weights: dict[str, torch.Tensor], folder: Path, name: str = "default") -> None:
+    """Set the weights of the adapter `name`. Raises `ModelError` where one is missing or left over."""
+    try:
+        result: Any = set_peft_model_state_dict(model, weights, adapter_name=name)
+    except _REFUSALS as problem:
+        raise _make_mismatch_error(folder, str(problem).strip().splitlines()[-1].strip()) from problem
+    # peft 0.21 only warns of such keys, and the model runs untrained: https://github.com/huggingface/peft/issues/2699
+    lost = [*result.unexpected_keys, *(key for key in result.missing_keys if _is_of_adapter(key, name))]
+    if lost:
+        raise _make_mismatch_error(folder, f"{len(lost)} weights are missing or unexpected, first {lost[0]}")
+
+
+def _is_of_adapter(key: str, name: str) -> bool:
+    """Whether a weight of a `PeftModel` is one that the files of its adapter `name` must have."""
     # "...q_proj.lora_A.default.weight", "...score.modules_to_save.default.weight"; of tokens whose rows are trained a
     # head that shares them has none.
-    return ".default." in key and ("lora_" in key or "modules_to_save" in key)
+    return f".{name}." in key and ("lora_" in key or "modules_to_save" in key)
 
 
 def is_quantized(model: PreTrainedModel) -> bool:

@@ -2,5 +2,6 @@
 
 export.py   a model for another runtime
 merge.py    one model of an adapter and its base
+serve.py    a model behind HTTP
 push.py     push a folder to the Hub
 """
