@@ -12,8 +12,8 @@ from typing import Any
 
 from hf_finetune.data.tokenization.text import EncodedTexts, encode_texts
 from hf_finetune.errors import FinetuneError
+from hf_finetune.evaluation.prediction.added_fields import format_added_fields
 from hf_finetune.evaluation.prediction.predict import Classifier, compute_logits
-from hf_finetune.evaluation.prediction.rows import format_added_fields
 from hf_finetune.models.decision import Array
 from hf_finetune.release.serve.faults import log_fault
 
@@ -74,6 +74,7 @@ class Labeller:
         try:
             self._queue.put_nowait(waiting)
         except queue.Full:
+            # Told at once, as for answers: a request that waits for a place holds its connection.
             raise LabellerFull from None
         logits, truncated = await waiting.result
         fields = format_added_fields(logits, self.classifier.decision, "", top_k)

@@ -30,7 +30,9 @@ class Meter:
 
     def __init__(self, counts: Callable[[], tuple[int, int]]) -> None:
         """`counts`: how many answers wait, and how many are generated."""
+        # For the whole process, which is this server's.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second line for each, of when its counting began
+        # Of its own: the library's holds counts of this Python, and two servers in one process would meet there.
         self.registry = CollectorRegistry()
         self.registry.register(_Queue(counts))
         on = self.registry

@@ -124,7 +124,8 @@ def bind(host: str, port: int) -> socket.socket:
     # Bound and not listening: until the model is loaded a client is refused at once, and does not wait.
     listening = socket.socket(family, kind)
     try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what an ended server leaves is no hindrance
+        # What an ended server leaves is no hindrance.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         _refuse_shared(host, address, family)
     except OSError as problem:

@@ -51,6 +51,7 @@ class Votes:
         # Who compares and never votes would fill the memory.
         while len(self.waiting) >= MOST_COMPARISONS:
             self.waiting.popitem(last=False)
+        # Not to be guessed: who knows one may vote on it.
         number = secrets.token_hex(16)
         self.waiting[number] = comparison
         return number
@@ -71,6 +72,7 @@ class Votes:
         }
         with open(self.file, "a", encoding="utf-8", opener=open_private) as rows:
             rows.write(json.dumps(row, ensure_ascii=False) + "\n")
+        # Only once it is on the disk: a vote that could not be written may be given again.
         del self.waiting[number]
         self.count(comparison.left, comparison.right, choice)
         return comparison

@@ -73,6 +73,7 @@ def serve(
     options = ServeOptions(
         model, name, named, base, base_path, host, port, filters=tuple(filter or ()), limits=limits, **files
     )
+    # Nothing is loaded for it.
     if print_vllm:
         for line in format_other_servers(options):
             say(line)

@@ -41,6 +41,7 @@ class Answers:
             send = self.events.put_nowait
             return Job(each, lambda event: loop.call_soon_threadsafe(send, (number, event)), deadline)
 
+        # All of a request are submitted at once, so that they are read in one step.
         self.jobs = [make_job(number, each) for number, each in enumerate(asked)]
         try:
             service.scheduler.submit(self.jobs)
@@ -105,6 +106,7 @@ def closed_when_gone(request: Request, answers: Answers) -> Iterator[None]:
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        # Seen while nothing is sent: a plain answer would be computed to its end for nobody.
         answers.close()
 
     watching = asyncio.ensure_future(watch())

@@ -117,6 +117,7 @@ def _add_handlers(application: FastAPI) -> None:
 
 def _add_watched(application: FastAPI, served: Served) -> None:
     """What says how the server is, and what it has."""
+    # Clients without a choice take the first model of the list: what the server was started with.
     names = [served.name] if served.service is None else list(served.service.lanes)
     models = [
         {"id": name, "object": "model", "created": served.created, "owned_by": "hf-finetune"}
@@ -143,6 +144,7 @@ def _add_watched(application: FastAPI, served: Served) -> None:
 
     refusals = _list_refusals(401, 403, 404, 503)
     application.get("/v1/models", responses=refusals)(list_models)
+    # Names may have a slash, as those of the Hub do.
     application.get("/v1/models/{name:path}", responses=refusals)(get_model)
     application.get("/health", responses=_list_refusals(403, 503))(report_health)
     application.get("/metrics", response_class=PlainTextResponse, responses=refusals)(report_counts)
@@ -175,6 +177,7 @@ def _post(application: FastAPI, path: str, answer: Callable[..., Awaitable[Respo
     async def respond(request: Request) -> Response:
         return await answer(request=request)
 
+    # FastAPI would read the body before any bound, and refuse it in a form that OpenAI's client does not know.
     schema = {"$ref": f"#/components/schemas/{kind.__name__}"}
     body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
     name = path.strip("/").replace("/", "_")
@@ -188,6 +191,7 @@ def _list_refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _describe(application: FastAPI, served: Served) -> dict[str, Any]:
     """The OpenAPI description of all paths, with the names and limits of this server."""
+    # Made once: the limits of a server do not change while it runs.
     if application.openapi_schema is None:
         described = get_openapi(title=application.title, version=application.version, routes=application.routes)
         described.setdefault("components", {}).setdefault("schemas", {}).update(_list_schemas(served))

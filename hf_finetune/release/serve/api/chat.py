@@ -61,6 +61,7 @@ async def answer_chat(service: Service, request: Request) -> Response:
     ids, form = await service.prepare(partial(encode_chat, lane, messages, tools))
     room = service.find_room(lane, ids)
     chat = _Chat(service, lane, asked, len(ids), form, f"chatcmpl-{secrets.token_hex(12)}", int(time.time()))
+    # What a client says of itself as the assistant is filtered when it is answered, not here.
     if await is_refused(service, [str(each["content"]) for each in messages if each["role"] in ("user", "tool")]):
         return _respond(chat, [Answer(REFUSAL, [], 0, "content_filter")] * wanted)
     service.meter.count_prompt(lane.name, len(ids))
@@ -145,6 +146,7 @@ def _write_usage(chat: _Chat, tokens: int) -> list[dict[str, Any]]:
 async def _stream_whole(chat: _Chat, choices: Sequence[dict[str, Any]], tokens: int) -> AsyncIterator[dict[str, Any]]:
     for choice in choices:
         message, number = choice["message"], choice["index"]
+        # In a stream OpenAI numbers the calls, which come whole without.
         calls = _number_calls(message.get("tool_calls", []))
         delta = {"role": "assistant", "content": message["content"], **calls}
         yield _write_chunk(chat, number, delta, None, choice["logprobs"])

@@ -29,6 +29,7 @@ async def compare_models(service: Service, votes: Votes | None, request: Request
     """
     asked = await read_request(request, CompareRequest)
     lanes = [service.find_lane(asked.first), service.find_lane(asked.second)]
+    # Not by the seed of a request, which a client chooses: nobody is to know the side.
     if secrets.randbits(1):
         lanes.reverse()
     if await is_refused(service, [asked.prompt]):
@@ -42,6 +43,7 @@ async def compare_models(service: Service, votes: Votes | None, request: Request
     texts = dict(zip(("left", "right"), answers, strict=True))
     comparison = Comparison(asked.prompt, left.name, right.name, texts, asked.blind)
     names = {} if asked.blind else {"models": {"left": left.name, "right": right.name}}
+    # A model against itself has no winner.
     number = None if votes is None or left.name == right.name else votes.add(comparison)
     return JSONResponse({"comparison": number, "answers": texts, **names})
 

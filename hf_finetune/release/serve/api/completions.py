@@ -72,6 +72,7 @@ async def complete_text(service: Service, request: Request) -> Response:
 def _list_prompts(asked: CompletionRequest) -> list[str | list[int]]:
     """The prompts of a request: texts, or tokens."""
     prompt: Any = asked.prompt
+    # A list of numbers is one prompt, a list of texts or of such lists are several.
     if isinstance(prompt, str) or isinstance(prompt[0], int):
         return [prompt]
     return list(prompt)
@@ -85,6 +86,7 @@ def encode_text(lane: Lane, prompt: str | list[int]) -> list[int]:
             raise ApiError(400, f"the tokenizer has never seen {unknown[:200]}", param="prompt")
         return encode_beginning(lane.tokenizer, prompt)
     known = len(lane.tokenizer)
+    # Beyond the vocabulary an embedding would be read that is not there: an error of the whole batch.
     if max(prompt) >= known:
         raise ApiError(400, f"token {max(prompt)} is none: the tokenizer has {known:,}", param="prompt")
     return prompt

@@ -43,7 +43,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.monotonic(), 499  # nobody was there to take an answer
+        # Nobody was there to take an answer.
+        began, status = time.monotonic(), 499
 
         async def note_status(message: Message) -> None:
             nonlocal status

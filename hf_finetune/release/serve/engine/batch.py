@@ -77,7 +77,8 @@ class Batch:
         # As `reorder_cache` does, and without the columns that only those who leave have filled.
         kept = torch.tensor(rows, device=self.mask.device)
         self.mask, self.logits = self.mask[kept], self.logits[kept]
-        blank = int(self.mask.any(dim=0).int().argmax())  # columns before the first that is used
+        # Columns before the first that is used.
+        blank = int(self.mask.any(dim=0).int().argmax())
         self.mask = self.mask[:, blank:]
         for layer in self.cache.layers:
             layer.keys, layer.values = layer.keys[kept, :, blank:], layer.values[kept, :, blank:]

@@ -80,6 +80,7 @@ class Job:
     @property
     def failure(self) -> Failure | None:
         """Why it is to end before its end."""
+        # Gone comes before late: nobody is there to be told that it was late.
         if self.dropped.is_set():
             return "cancelled"
         return "timeout" if time.monotonic() > self.deadline else None

@@ -109,6 +109,7 @@ class Scheduler:
     def _run(self) -> None:
         while True:
             with self._changed:
+                # With a bound: a deadline passes without anybody's saying so.
                 self._changed.wait_for(lambda: self._ended or self._waiting or self._running, SECONDS_BETWEEN_LOOKS)
                 if self._ended:
                     break
@@ -198,6 +199,7 @@ class Scheduler:
                 log_fault(f"{lot.lane.name} has failed", error)
             with self._changed:
                 failed, lot.rows = lot.rows, []
+            # Its cache may be half written.
             lot.batch = Batch(lot.lane.model, plain_cache=lot.lane.batches)
             for row in failed:
                 _send(row.job, Failed("memory" if out_of_memory else "fault"))
