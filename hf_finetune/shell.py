@@ -23,7 +23,7 @@ _PIECE = re.compile(
 _NARROWEST = 20
 """Columns; in fewer a line is easier to read as the terminal breaks it."""
 # A command is copied from the screen: broken, it would be two. A terminal joins what it has broken itself.
-_COMMAND = re.compile(r"\s*(?:\$ )?(?:hf-finetune|accelerate|python|pip|export) ")
+_COMMAND = re.compile(r"\s*(?:\$ )?(?:hf-finetune|accelerate|python|pip|export|vllm|text-generation-launcher) ")
 
 
 def shell_line(words: Iterable[str]) -> str:

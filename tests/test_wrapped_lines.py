@@ -41,7 +41,8 @@ def test_a_line_in_a_terminal_is_broken_between_words_and_never_in_a_path_a_code
         "    as in docs/data-formats.md [HF020]",
     ]
     command = f"hf-finetune train {path} and a word or two"
-    for whole in (command, f"  {command}", "short", "", "a table   of  columns"):
+    served = "vllm serve models/base --served-model-name base --port 8000"
+    for whole in (command, f"  {command}", served, "short", "", "a table   of  columns"):
         assert read_terminal(whole) == whole
 
 
