@@ -115,7 +115,7 @@ def _load_validation_rows(
     folder: Path, tokenizer: PreTrainedTokenizerFast, limit: int, labels: Labels | None, most: int
 ) -> list[ComparisonRow]:
     if not (folder / RUN_FILE).exists():
-        raise FinetuneError(Problem(f"there is no {RUN_FILE} beside the adapter", code="HF001"))
+        raise FinetuneError(Problem(f"there is no {RUN_FILE} beside it", code="HF001"))
     # Only the section data is validated: a run from another machine may have settings that this one refuses, such as
     # bf16 without a GPU for it.
     settings = read_document(str(folder / RUN_FILE)).values

@@ -191,7 +191,7 @@ def test_the_command_prints_a_table_or_json(folders, copied, tmp_path, monkeypat
         assert not end.value.code
         shown.append(capsys.readouterr().out)
     table = dict(line.strip().split("  ", 1) for line in shown[0].splitlines())
-    assert (table["target"], table["rows"], table["equal answers"]) == ("copy", "2", "2")
+    assert (table["target"], table["rows"], table["equal answers"]) == ("copy", "2", "2 of 2")
     assert table["left out"] == "nothing"
     result = json.loads(shown[1])
     assert result["output"] == str(tmp_path / "two")

@@ -58,7 +58,8 @@ def export(
 def _print_result(result: ExportResult) -> None:
     values = {"output": result.output, "target": result.target, **result.options, **result.as_dict()["figures"]}
     for name, value in values.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else value
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        shown += f" of {values['rows']}" if name == "equal_answers" and value is not None else ""
         say(f"{name.replace('_', ' '):>26}  {shown}")
     for name, found in result.templates.items():
         say(f"{'equal prompts':>26}  {found['equal']} of {found['conversations']} by {name}{_format_others(found)}")
