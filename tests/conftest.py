@@ -66,6 +66,14 @@ def no_commit_of_another_test() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def nothing_kept_of_another_test() -> Iterator[None]:
+    """A command in this process says what is kept where it is stopped, for as long as its process lives."""
+    yield
+    if (interruption := sys.modules.get("hf_finetune.interruption")) is not None:
+        interruption._state.describe = None
+
+
+@pytest.fixture(autouse=True)
 def no_log_of_another_test() -> None:
     """A run in this process logs to standard error as its test captures it, which is closed afterwards."""
     root = logging.getLogger()

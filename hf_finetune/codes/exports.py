@@ -44,8 +44,9 @@ EXPORTS: dict[str, Code] = {
     "HF978": Code(
         "a program that proves an export does not run",
         "error",
-        "llama.cpp opens what was written of a model, and Go renders the template that Ollama will render. Where one "
-        "of them does not run, nothing says that the export is the model that was trained, and it is not kept.",
+        "What was written of a model is opened in llama.cpp, and the template that Ollama will render is rendered by "
+        "Go. Where one of them does not run, nothing says that the export is the model that was trained: it is not "
+        "kept.",
         "see what the program says; of a file that llama.cpp does not load, please report it",
     ),
     "HF979": Code(

@@ -42,6 +42,9 @@ FOR_ALL = {
     "cli/terminal.py": 1,  # /dev/null
     "cli/commands/preflight/check.py": 1,  # SARIF: codes and places, no text of rows
     "preflight/plan/make.py": 1,  # the run file
+    "release/export/source.py": 1,  # config.json
+    "release/export/exporting.py": 1,  # export.json: figures, hashes
+    "release/export/ollama/exporting.py": 1,  # the Modelfile
     "api.py": 1,  # below a folder of mkdtemp, which is its owner's
 }
 

@@ -188,12 +188,14 @@ def describe(run: Path) -> dict[str, Any]:
     """All of a finished run that must be the same: weights, the state of its last checkpoint, every figure."""
     report = json.loads((run / "report.json").read_text(encoding="utf-8").replace(str(run), "RUN"))
     report["settings"]["train"].pop("resume_from_checkpoint", None)
+    report.get("distributed", {}).pop("waited_s", None)
     found, passed = find_verified(run)
     assert found is not None
     assert not passed
     files = [*run.glob("*.safetensors"), *found.glob("*.safetensors")]
     digests = {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     state = re.sub(r'\["(runtime_s|training_seconds|joules)", [^\]]*\]', "", (found / "state.json").read_text())
+    state = re.sub(r'\["(waited|kept_others)", \[[^\]]*\]\]|\["seconds", [^\]]*\]', "", state)
     return dict(flatten(report)) | digests | {"state.json": state}
 
 
