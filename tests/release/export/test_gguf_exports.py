@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from models.scratch_models import save_chat_base
 from release.export.gguf_models import chat_tokenizer, tiny
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, BertConfig
@@ -55,6 +56,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_adapter(tuned, root / "adapter")
     chat_tokenizer().save_pretrained(root / "adapter")
     return root
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])  # a Llama, a Qwen3
+def test_a_gpt_from_scratch_gets_into_llama_cpp_as_the_published_architecture_that_it_is(
+    tmp_path: Path, qk_norm: bool
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "the cat sat on the mat and the dog did not"}\n', encoding="utf-8")
+    base = save_chat_base(tmp_path / "base", rows, gated_mlp=True, qk_norm=qk_norm)
+    export_model(str(base), str(tmp_path / "published"), "llama", few())
+    result = export_model(str(tmp_path / "published"), str(tmp_path / "out"), "gguf", few(quant="f32"))
+    assert result.figures.max_logit_difference < 1e-5
+    assert result.figures.equal_answers + result.figures.ties == 4
+    assert result.own_figures["texts_with_equal_tokens"] == 200
 
 
 def test_a_merged_adapter_in_gguf_answers_as_the_run_does(folders: Path, tmp_path: Path) -> None:
