@@ -120,6 +120,14 @@ def test_where_no_folder_can_be_made_is_said_before_anything_is_done(tmp_path):
                 check(str(tmp_path / name))
 
 
+def test_a_folder_of_no_name_is_not_the_working_folder(tmp_path, monkeypatch):
+    (tmp_path / "precious").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    for check in (check_new_folder, lambda place: check_replaceable(place, overwrite=True)):
+        with pytest.raises(ConfigError, match="the folder to write has an empty name"):
+            check("")
+
+
 def test_a_link_to_an_empty_folder_leads_to_what_is_made_and_stays_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "model").symlink_to("disk")

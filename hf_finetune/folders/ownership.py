@@ -237,9 +237,9 @@ def remove_empty(folders: Sequence[Path]) -> None:
 
 
 def check_replaceable(output: str, *, overwrite: bool) -> None:
-    """Raise `ConfigError` where a merged model may not take the place of `output`.
+    """Raise `ConfigError` where a merged or exported model may not take the place of `output`.
 
-    A folder is replaced as a whole: only one that holds nothing but a merged model of ours is.
+    A folder is replaced as a whole: only one that holds nothing but such a model of ours is.
     """
     folder, names = Path(output), _list_taken(output)
     if names and not overwrite:
@@ -247,7 +247,7 @@ def check_replaceable(output: str, *, overwrite: bool) -> None:
             Problem("is there already", "name another folder, or allow it with --overwrite", path=output, code="HF705")
         )
     if names and (foreign := _not_of_a_merged_model(folder, names)) is not None:
-        what = f"holds {foreign}, and is no model that hf-finetune has merged: even with --overwrite it stays"
+        what = f"holds {foreign}, and is no model that hf-finetune has merged or exported: even with --overwrite it stays"
         raise ConfigError(Problem(what, "name another folder, or remove this one yourself", path=output, code="HF705"))
 
 
@@ -275,6 +275,10 @@ def check_new_file(path: Path, *, overwrite: bool | None, example: str, key: str
 
 def _list_taken(output: str) -> list[str]:
     """List what stands in the folder `output`; raises `ConfigError` where no folder can be made of that name."""
+    # The system finds nothing under it, and `Path` takes it for the working folder, which would be replaced whole.
+    if not output:
+        what = "the folder to write has an empty name (a variable of the shell that is not set?)"
+        raise ConfigError(Problem(what, "name a folder that does not exist yet", code="HF706"))
     try:
         mode = os.stat(output).st_mode
     except (FileNotFoundError, NotADirectoryError):
