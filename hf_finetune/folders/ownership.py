@@ -247,7 +247,9 @@ def check_replaceable(output: str, *, overwrite: bool) -> None:
             Problem("is there already", "name another folder, or allow it with --overwrite", path=output, code="HF705")
         )
     if names and (foreign := _not_of_a_merged_model(folder, names)) is not None:
-        what = f"holds {foreign}, and is no model that hf-finetune has merged or exported: even with --overwrite it stays"
+        what = (
+            f"holds {foreign}, and is no model that hf-finetune has merged or exported: even with --overwrite it stays"
+        )
         raise ConfigError(Problem(what, "name another folder, or remove this one yourself", path=output, code="HF705"))
 
 

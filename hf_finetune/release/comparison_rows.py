@@ -105,9 +105,7 @@ def _load_file_rows(
             documents = load_splits(section, "document", seed=0, of_hub="test")
         except FinetuneError:
             raise no_conversations from None
-        texts = [text for text in documents.rows["train"][:most]["text"] if text.strip()]
-        encoded = [ids[:limit] for ids in encode_documents(tokenizer, texts)]
-        return [_make_row(ids, ids) for ids in encoded if len(ids) > 1]
+        return _tokenize_documents(documents.rows["train"], tokenizer, limit, most)
     return _tokenize_conversations(splits, "train", section, tokenizer, limit, most)
 
 
@@ -122,12 +120,15 @@ def _load_validation_rows(
     data: DataSection = expand_user(DataSection.model_validate(settings["data"]))
     # The folder may be anybody's: which template is trusted is said by whoever merges it.
     data = data.model_copy(update={"trust_chat_template": None})
-    kind: Kind = "conversation" if labels is None else "labelled"
+    reads_documents = settings.get("recipe") == "continued_pretraining"
+    kind: Kind = "labelled" if labels is not None else "document" if reads_documents else "conversation"
     splits = load_splits(data, kind, settings["train"].get("seed", SEED))
     if "validation" not in splits.rows:
         return []
     if labels is not None:
         return _encode_labeled_texts(splits.rows["validation"], tokenizer, limit, labels, most)
+    if reads_documents:
+        return _tokenize_documents(splits.rows["validation"], tokenizer, limit, most)
     return _tokenize_conversations(splits, "validation", data, tokenizer, limit, most)
 
 
@@ -140,6 +141,14 @@ def _tokenize_conversations(
     template = load_chat_template(data, tokenizer, trains=False)
     rows, _ = tokenize_conversations(replace(splits, rows={split: some}), tokenizer, template, settings, limit)
     return [_make_row(row["input_ids"], row["labels"]) for row in rows[split]]
+
+
+def _tokenize_documents(
+    rows: Dataset, tokenizer: PreTrainedTokenizerFast, limit: int, most: int
+) -> list[ComparisonRow]:
+    texts = [text for text in rows[:most]["text"] if text.strip()]
+    encoded = [ids[:limit] for ids in encode_documents(tokenizer, texts)]
+    return [_make_row(ids, ids) for ids in encoded if len(ids) > 1]
 
 
 def _make_row(input_ids: Sequence[int], labels: Sequence[int]) -> ComparisonRow:
