@@ -152,7 +152,7 @@ def test_rendering_that_lasts_is_said_with_the_rows_that_are_done(tokenizer, tmp
     assert re.search(r"[12] of 3 conversations rendered, in \d+ s", caplog.text)
     assert re.search(r"[12] of 3 prompts rendered", caplog.text)
     caplog.clear()
-    monkeypatch.setattr(slow_templates, "INTERVAL_S", 5.0)
+    monkeypatch.setattr(slow_templates, "INTERVAL_S", 600.0)
     time.sleep(0.01)
     with caplog.at_level(logging.INFO):
         everything(tokenizer, tmp_path, trusted)
