@@ -14,6 +14,7 @@ import fcntl
 import json
 import logging
 import runpy
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from preloaded import serve_commands
 hypothesis.settings.register_profile("same_everywhere", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("same_everywhere")
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -55,6 +57,21 @@ def datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     datasets.config.HF_DATASETS_CACHE = folder
     datasets.disable_progress_bars()
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, driven by playwright; a test that wants it is skipped where one of them is not installed."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    with sync_api.sync_playwright() as playwright:
+        # Its own sandbox refuses to start as root, as in a container.
+        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

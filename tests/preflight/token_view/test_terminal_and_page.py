@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 
 import pytest
 from preflight.token_view.test_views import LETTERS, TWO, conversation, set_up
@@ -107,30 +105,18 @@ def test_a_page_has_each_token_with_its_id_and_no_markup_of_a_row(folder):
     assert "http" not in page.replace("http-equiv", "")
 
 
-BROWSER = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-def test_a_browser_shows_the_page_without_a_word_on_the_console(folder):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+def test_a_browser_shows_the_page_without_a_word_on_the_console(folder, browser):
     views = [view_one(folder, [(HOSTILE, "b" * 300, True)], 120, too_long="cut")]
     path = folder / "page.html"
     path.write_text(render_page(views, title="rows", kind="run"), encoding="utf-8")
     said = []
-    with sync_api.sync_playwright() as playwright:
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=arguments)
-        shown = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme="dark")
-        shown.on("console", lambda message: said.append(message.text))
-        shown.on("request", lambda request: said.append(request.url) if request.url != path.as_uri() else None)
-        shown.goto(path.as_uri(), wait_until="load")
-        assert shown.title() == "rows"
-        assert shown.evaluate("document.documentElement.scrollWidth") <= 360
-        grounds = (
-            "[...new Set([...document.querySelectorAll('.tokens .t')].map(e => getComputedStyle(e).backgroundColor))]"
-        )
-        assert len(shown.evaluate(grounds)) > 1  # the style sheet is allowed by its hash
-        browser.close()
+    shown = browser.new_page(viewport={"width": 360, "height": 740}, color_scheme="dark")
+    shown.on("console", lambda message: said.append(message.text))
+    shown.on("request", lambda request: said.append(request.url) if request.url != path.as_uri() else None)
+    shown.goto(path.as_uri(), wait_until="load")
+    assert shown.title() == "rows"
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 360
+    grounds = "[...new Set([...document.querySelectorAll('.tokens .t')].map(e => getComputedStyle(e).backgroundColor))]"
+    assert len(shown.evaluate(grounds)) > 1  # the style sheet is allowed by its hash
+    shown.close()
     assert [each for each in said if each != "data:,"] == []

@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-
 import pytest
 from chat_models import saved_parrot
 from release.serve.small_servers import SAYS_HEY, listening_server, served
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FOUND = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = sync_api.expect
-pytestmark = pytest.mark.skipif(FOUND is None, reason=f"none of {', '.join(BROWSERS)} is installed")
+expect = pytest.importorskip("playwright.sync_api", reason="playwright is not installed").expect
 KEY = "a-key-of-sixteen-letters"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        # Its own sandbox refuses to start as root, as in a container.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=FOUND, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

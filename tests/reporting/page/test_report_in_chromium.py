@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
-import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,23 +15,8 @@ from hf_finetune.reporting.page import render_page
 from hf_finetune.reporting.page.comparison import render_comparison
 from hf_finetune.reporting.run_record import read_run
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-FOUND = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1100, "height": 800}
 HOSTILE = '<script>document.title = "taken"; fetch("https://example.com")</script><img src="https://example.com/x.png">'
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(FOUND is None, reason=f"none of {', '.join(BROWSERS)} is installed")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        # Its own sandbox refuses to start as root, as in a container.
-        arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = playwright.chromium.launch(executable_path=FOUND, args=arguments)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
