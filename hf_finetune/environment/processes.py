@@ -91,6 +91,13 @@ def check_same(facts: Mapping[str, Any], what: str, remedy: str, error: type[Fin
     raise error(problems, total=len(different))
 
 
+def raise_together(problem: Exception | None) -> None:
+    """Raise on every rank what one of them has found; the others have nothing to add."""
+    for each in gather_object([problem]):
+        if each is not None:
+            raise each
+
+
 def check_shared(folder: Path) -> None:
     """Raise `ConfigError` on all processes where a file that the first one writes into `folder` is not there for all.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -45,7 +46,7 @@ from hf_finetune.models.loading import (
     refuse_layers_left_out,
 )
 from hf_finetune.models.verification import keep_save_dtype
-from hf_finetune.models.weights.sharding import give_room
+from hf_finetune.models.weights.sending import load_on_first
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +114,7 @@ def load_classifier(
         loaded: PreTrainedModel = AutoModelForSequenceClassification.from_config(**options)
     else:
         with refuse_changed_files(model.path):
-            loaded = _load_with_new_head(model, options, replaced=replaced)
-        give_room(loaded)
+            loaded = load_on_first(partial(_load_with_new_head, model, replaced=replaced), config, options)
         check_reads_text_alone(loaded, name)
     check_savable(loaded, name)
     keep_save_dtype(loaded, model.save_dtype, None if model.scratch is not None else config.dtype)

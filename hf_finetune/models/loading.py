@@ -40,6 +40,7 @@ from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trai
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.models.verification import keep_save_dtype
 from hf_finetune.models.weights.parameters import count_parameters
+from hf_finetune.models.weights.sending import load_on_first
 from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,9 @@ def load_causal_lm(
         loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
     else:
         with refuse_changed_files(model.path):
-            loaded = load_language_model(model, config=config, **options)
+            loaded = load_on_first(
+                lambda given: load_language_model(model, **given), config, options | {"config": config}
+            )
         check_reads_text_alone(loaded, str(model.path))
         settle_generation(loaded, str(model.path))
         check_savable(loaded, str(model.path))

@@ -46,6 +46,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "quantized": {"model.load_in_4bit": "true"},
     "pissa": {"lora.init_lora_weights": "pissa", "lora.use_rslora": "true"},
     "olora": {"lora.init_lora_weights": "olora"},
+    "converted": {"model.save_dtype": "float32"},  # from a base in bfloat16
     "dora": {"lora.use_dora": "true", "lora.modules_to_save": "[lm_head]"},
     # A new head on a base that is there, with all that is fitted in it.
     "decided": {
@@ -53,6 +54,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
         "eval.calibrate": "true", "eval.threshold_metric": "f1_macro",
     },
 }  # fmt: skip
+ROUNDED_BASE = "base-bfloat16"
 RECIPE_OF = dict.fromkeys(("quantized", "pissa", "olora", "dora"), "lora") | {"decided": "classification"}
 WORDS = ("the", "a", "red", "blue", "small", "large", "cat", "dog", "house", "tree", "runs", "sleeps", "sees", "likes")
 
@@ -155,7 +157,7 @@ def make_arguments(cell: str, folder: Path, strategy: str, **more: Any) -> list[
     if recipe in ("sft", "lora"):
         settings |= {"train.max_length": 64}
     if recipe in ("sft", "lora") or "decided" in extra:
-        settings |= {"model.path": folder / "base"}
+        settings |= {"model.path": folder / (ROUNDED_BASE if "converted" in extra else "base")}
     if strategy in ("one", "ddp") and GPUS not in os.environ:
         settings |= {"train.use_cpu": "true"}
     settings |= {name: value for each in extra for name, value in EXTRAS[each].items()} | more
@@ -281,11 +283,14 @@ def can_run(strategy: str, cell: str) -> bool:
 
 
 def make_references(cells: Sequence[str], folder: Path) -> None:
-    """Write the rows, make the base of SFT and LoRA, and the runs of one process."""
+    """Write the rows, make the bases of SFT and LoRA, and the runs of one process."""
     write_rows(folder)
     base = {"output_dir": folder / "base", "train.save_strategy": "no", "train.max_steps": 2}
     made = make_arguments("continued_pretraining-even-plain", folder, "one", **base)
-    launch([["one", "continued_pretraining", made], *plan_cells(["one"], cells, folder)], folder, 1)
+    rounded = [*made[:1], *(each for each in made[1:] if not each.startswith("output_dir="))]
+    rounded += [f"output_dir={folder / ROUNDED_BASE}", "model.save_dtype=bfloat16"]
+    bases = [["one", "continued_pretraining", each] for each in (made, rounded)]
+    launch([*bases, *plan_cells(["one"], cells, folder)], folder, 1)
 
 
 def read_losses(run: Path) -> list[float]:
@@ -343,7 +348,7 @@ def main() -> int:
         import torch
 
         os.environ[GPUS], tolerance = str(torch.cuda.device_count()), TOLERANCE_ON_GPUS
-    for strategy in ("one", "base", *strategies):
+    for strategy in ("one", "base", ROUNDED_BASE, *strategies):
         shutil.rmtree(folder / strategy, ignore_errors=True)
     if options.bytes:
         write_rows(folder)

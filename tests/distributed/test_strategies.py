@@ -20,8 +20,8 @@ from distributed.matrix import (
     read_weights,
 )
 
-CELLS = ["continued_pretraining-uneven-accumulated", "sft-uneven-accumulated", "lora-uneven-accumulated-pissa",
-         "classification-uneven-accumulated-decided"]  # fmt: skip
+CELLS = ["continued_pretraining-uneven-accumulated", "sft-uneven-accumulated-converted",
+         "lora-uneven-accumulated-pissa", "classification-uneven-accumulated-decided"]  # fmt: skip
 STRATEGIES = [name for name in list_strategies() if name != "one"]
 SPLIT = [name for name in STRATEGIES if name not in ("ddp", "zero2")]
 # Each begins a run, of three steps, and the other goes on with it to the sixth.

@@ -26,19 +26,6 @@ def is_sharded(model: nn.Module) -> bool:
     )
 
 
-def give_room(model: nn.Module) -> None:
-    """Put weights that are on the meta device into memory, as zeros: the first process has them, and FSDP2 sends them.
-
-    transformers (5.23) leaves new ones there on the others. accelerate (1.15) finds what the optimizer is to train by
-    where it is in memory, which of all of these is 0: it would train the last of them alone.
-    """
-    for module in model.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            if weight.is_meta:
-                room = nn.Parameter(torch.zeros_like(weight, device="cpu"), requires_grad=weight.requires_grad)
-                setattr(module, name, room)
-
-
 def split_again(model: nn.Module) -> None:
     """Let FSDP2 put away what a forward pass has gathered: before a weight is changed, or its own part looked at.
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import EarlyStoppingCallback, Trainer, TrainerState
 
+from hf_finetune.environment.processes import raise_together
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RESUME
 from hf_finetune.folders.checkpoint_records import (
@@ -34,7 +35,7 @@ from hf_finetune.folders.record_kinds import MAX_RECORD_BYTES, read_record
 from hf_finetune.training.checkpoints.codec import encode_state
 from hf_finetune.training.checkpoints.likeness import check_optimizer, is_like
 from hf_finetune.training.checkpoints.random_state import restore_random_state
-from hf_finetune.training.sharding.gather import describe_optimizer, gather_optimizer, put_optimizer, raise_together
+from hf_finetune.training.sharding.gather import describe_optimizer, gather_optimizer, put_optimizer
 
 OPTIMIZER_TENSORS = "state.optimizer."
 """With which the names of the optimizer's tensors begin."""

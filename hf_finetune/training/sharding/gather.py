@@ -10,16 +10,16 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from transformers import Trainer
 
+from hf_finetune.environment.processes import raise_together
 from hf_finetune.errors import FinetuneError
 from hf_finetune.models.classification_head import unwrap_adapter
 from hf_finetune.models.weights.sharding import iterate_whole, put_whole
-from hf_finetune.training.sharding.zero import describe_groups, gather_state, list_shapes, put_state
+from hf_finetune.training.sharding.zero import describe_groups, gather_state, list_shapes, put_state, split_weights
 
 Result = TypeVar("Result")
 
@@ -27,6 +27,16 @@ Result = TypeVar("Result")
 def is_split(trainer: Trainer) -> bool:
     """Whether weights or optimizer of a Trainer are split over the processes, by FSDP or DeepSpeed."""
     return bool(trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled)
+
+
+def split_early(trainer: Trainer) -> None:
+    """Split the weights of a model that DeepSpeed is to split (ZeRO-3), before it is prepared; every rank calls it."""
+    plugin: Any = trainer.accelerator.state.deepspeed_plugin
+    if plugin.zero_stage == 3:
+        args: Any = trainer.args
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        model: Any = trainer.model
+        split_weights(model, plugin.deepspeed_config, dtype, args.device)
 
 
 def gather_weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -144,10 +154,3 @@ def on_one(does: bool, work: Callable[[], Result]) -> Result | None:
             problem = refused
     raise_together(problem)
     return done
-
-
-def raise_together(problem: Exception | None) -> None:
-    """Raise on every rank what one of them has found; the others have nothing to add."""
-    for each in gather_object([problem]):
-        if each is not None:
-            raise each

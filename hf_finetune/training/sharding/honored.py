@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+from accelerate.utils import gather_object
 from torch import Tensor
 from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.nn.parallel import DistributedDataParallel
@@ -13,7 +14,7 @@ from transformers import Trainer
 
 from hf_finetune.config.checks.launch.engine import engine_of_launch
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.models.weights.sharding import count_own_bytes, is_sharded, split_again
+from hf_finetune.models.weights.sharding import count_own_bytes, get_own_part, is_sharded, split_again
 from hf_finetune.training.sharding.zero import list_flat_parts
 
 # As `distributed` of report.json names them.
@@ -106,13 +107,16 @@ def find_sharding(trainer: Trainer) -> Sharding:
 def check_honored(trainer: Trainer) -> None:
     """Raise `ConfigError` where the prepared model is not what was asked for; every rank calls it.
 
-    Raises `RuntimeError` where the optimizer would train one weight in the place of another.
+    Raises `RuntimeError` where the optimizer would train one weight in the place of another, or a process has not been
+    sent the weights of the first.
     """
     asked, found = describe_asked(trainer), describe_found(trainer)
     groups = [] if trainer.optimizer is None else trainer.optimizer.param_groups
     trained = [id(weight) for group in groups for weight in group["params"]]
     if len(set(trained)) < len(trained):  # so it was of weights that are on the meta device when accelerate comes
         raise RuntimeError(f"of {len(trained)} weights the optimizer has {len(set(trained))}")
+    if trainer.is_fsdp_enabled:
+        _check_sent(trainer)
     if asked == found:
         return
     what = f"{asked} was asked for, and what was prepared is {found}"
@@ -120,6 +124,18 @@ def check_honored(trainer: Trainer) -> None:
         "name another launch file (--on), or mend this one; the precision is the run file's (train.bf16, train.fp16)"
     )
     raise ConfigError(Problem(what, remedy, key="accelerate launch", code="HF689"))
+
+
+def _check_sent(trainer: Trainer) -> None:
+    """Raise `RuntimeError` where a process has nothing but the zeros that it made room with; every rank calls it."""
+    # accelerate (1.15) sends weights where its plugin says so, and those who load go by the environment.
+    model: Any = trainer.model
+    parts = [get_own_part(weight) for weight in model.parameters()]
+    has_weights: list[bool] = gather_object(
+        [any(bool(part.any()) for part in parts) or not sum(part.numel() for part in parts)]
+    )
+    if not all(has_weights):
+        raise RuntimeError(f"process {has_weights.index(False)} was not sent the weights of the first")
 
 
 def describe_bytes(trainer: Trainer) -> dict[str, Any]:

@@ -9,8 +9,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_finetune.models.weights.sending import make_zeros
+from hf_finetune.models.weights.sharding import is_sharded
+
 MASTER = "master"
 """What stands with the state of a parameter of 16 bits: the same weight in 32, which the steps are taken on."""
+
+
+def split_weights(model: nn.Module, config: Mapping[str, Any], dtype: torch.dtype, device: torch.device) -> None:
+    """Split a model as ZeRO-3 does, each weight as it comes from the first process; every rank calls it.
+
+    DeepSpeed (0.19) would put all of the model on each device first. `config`: that of DeepSpeed, `dtype` what is
+    trained in. Does nothing where the config splits weights over a part of the processes, or the model is split.
+    """
+    from deepspeed.runtime.zero import Init  # an extra
+
+    zero = {name: value for name, value in config["zero_optimization"].items() if value != "auto"}
+    if is_sharded(model) or zero.get("mics_shard_size", -1) > 0 or zero.get("zero_hpz_partition_size", 1) > 1:
+        return
+    first = torch.distributed.get_rank() == 0
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            weight.data = weight.data.to(dtype) if first else make_zeros(weight, dtype)
+    kinds = {"bf16": {"enabled": dtype == torch.bfloat16}, "fp16": {"enabled": dtype == torch.float16}}
+    Init(module=model, config_dict_or_path={"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero, **kinds})
+    model.to(device)  # the buffers: it leaves them where they are
 
 
 def gather_state(zero: Any, *, keeps: bool) -> dict[str, Any]:

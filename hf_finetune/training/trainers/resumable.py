@@ -40,7 +40,7 @@ from hf_finetune.training.checkpoints.state import (
     restore_random,
 )
 from hf_finetune.training.seen import SeenCounter
-from hf_finetune.training.sharding.gather import is_split
+from hf_finetune.training.sharding.gather import is_split, split_early
 from hf_finetune.training.sharding.honored import check_honored
 from hf_finetune.training.trainers.meeting import MeetingTrainer
 from hf_finetune.training.trainers.parts import close_parts, select_part
@@ -204,6 +204,8 @@ class ResumableTrainer(MeetingTrainer):
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         """As in transformers, but DeepSpeed goes on from a checkpoint of ours, and not from one of its own."""
         engine = self.is_deepspeed_enabled
+        if engine:
+            split_early(self)
         prepared = super()._prepare_for_training(
             max_steps, train_dataloader, None if engine else resume_from_checkpoint
         )

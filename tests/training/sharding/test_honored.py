@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from training.trainers.sft_runs import trainer_of, uneven_rows
 
 from hf_finetune.errors import ConfigError
-from hf_finetune.training.sharding.honored import check_honored
+from hf_finetune.training.sharding.honored import _check_sent, check_honored
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -51,3 +51,13 @@ def test_the_last_process_of_several_that_is_left_shares_nothing(tmp_path):
         trainer.model_wrapped = trainer.model
     finally:
         dist.destroy_process_group()
+
+
+def test_a_process_that_was_sent_no_weights_trains_none(tmp_path):
+    trainer = trainer_of(tiny_model(), tmp_path, uneven_rows(), max_steps=1)
+    _check_sent(trainer)
+    with torch.no_grad():
+        for each in trainer.model.parameters():
+            each.zero_()
+    with pytest.raises(RuntimeError, match="process 0 was not sent the weights of the first"):
+        _check_sent(trainer)
