@@ -1,6 +1,8 @@
 """Where the machines of a run meet again after one was lost: at the first one's address and port, free by then.
 
-hold_meeting    on the first machine: who is there within a bounded time, and what each of them is from now on
+Where the first one is lost, they meet at the next.
+
+hold_meeting    on the first of those left: who is there within a bounded time, and what each of them is from now on
 attend_meeting  on each of the others: what it is from now on, or why it is nothing
 """
 
@@ -35,6 +37,8 @@ class NotMet:
     """Why there is no more for this machine to do."""
 
     what: str
+    is_gone: bool = False
+    """Whether nobody was there: the first machine may be the one that was lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,8 @@ class Place:
     port: int
     machines: int
     restart: int
+    first: int = 0
+    """The number of the machine there; those below it are gone."""
 
     @property
     def greeting(self) -> bytes:
@@ -59,7 +65,9 @@ def hold_meeting(place: Place, *, seconds: float | None = None) -> Left | NotMet
         listening = stack.enter_context(_listen(place.port, until))
         there: dict[int, socket.socket] = {}
         ended: dict[int, int] = {}
-        while len(there) + 1 < place.machines and not ended and (left := until - time.monotonic()) > 0:
+        expected = place.machines - place.first - 1
+        # Where nobody is left to come it waits all the same: a first machine that is only cut off is to be ahead of it.
+        while len(there) < max(expected, place.first > 0) and not ended and (left := until - time.monotonic()) > 0:
             # Whoever comes and goes again, or looks for open ports, does not end the meeting.
             listening.settimeout(left)
             with suppress(OSError):
@@ -99,10 +107,11 @@ def attend_meeting(
                     count, number = _ANSWER.unpack(said)
                     return NotMet(_say_ended(number)) if count == _ENDS else Left(count, number)
         time.sleep(_SECONDS_BETWEEN)
-    where = f"the first machine ({place.host}, port {place.port})"
+    where = f"{f'machine {place.first}' if place.first else 'the first machine'} ({place.host}, port {place.port})"
     if answered:
         return NotMet(f"{where} has gone on without this one, which came too late, or waits for another restart")
-    return NotMet(f"{where} did not meet this one within {seconds:g} s: it is gone, or its run has ended")
+    gone = f"{where} did not meet this one within {seconds:g} s: it is gone, or its run has ended"
+    return NotMet(gone, is_gone=True)
 
 
 def _say_ended(machine: int) -> str:
@@ -136,7 +145,7 @@ def _greet(guest: socket.socket, place: Place) -> tuple[int, int, bool] | None:
     if said is None:
         return None
     machine, code, goes_on = _WORD.unpack(said)
-    return (machine, code, bool(goes_on)) if 0 < machine < place.machines else None
+    return (machine, code, bool(goes_on)) if place.first < machine < place.machines else None
 
 
 def _receive(connection: socket.socket, size: int, seconds: float) -> bytes | None:

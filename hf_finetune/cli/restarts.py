@@ -11,17 +11,26 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.cli.launcher import find_accelerate_config
-from hf_finetune.cli.meeting import Left, NotMet, Place, attend_meeting, hold_meeting
+from hf_finetune.cli.meeting import Left, Place, attend_meeting, hold_meeting
 from hf_finetune.config import load_run, read_launch_file, read_recipe_name
-from hf_finetune.environment import Machines, count_restarts, find_machines, name_restart
+from hf_finetune.environment import (
+    ADDRESSES,
+    Machines,
+    count_restarts,
+    find_machines,
+    name_restart,
+    read_addresses,
+)
 from hf_finetune.errors import EXIT_LEFT_ALONE, LeftAlone, Problem
 from hf_finetune.folders import list_checkpoints
 from hf_finetune.interruption import adopt_orphans, describe_when_stopped, pass_signals_on
@@ -57,17 +66,20 @@ def start_again(argv: Sequence[str], where: str, given: Mapping[str, Any], most:
     describe_when_stopped(partial(kept, began=time.time()))
     # Processes whose launcher is killed become children of this one, which sees them end then.
     adopt_orphans()
-    left, restart = Left(machines.count, machines.rank), 0
+    place, left = (
+        Place(machines.address or "", machines.port or 0, machines.count, 0),
+        Left(machines.count, machines.rank),
+    )
     while True:
-        code = _start(restart, _name_left(left, machines))
-        goes_on = was_lost(code) and restart < most
-        if not goes_on:
-            _tell_first(machines, left, restart + 1, code)
+        code, addresses = _start(place.restart, _name_left(place, left, machines))
+        place = replace(place, machines=left.count, restart=(restart := place.restart + 1), first=0)
+        if not was_lost(code) or restart > most:
+            _tell_first(place, left, code)
             if was_lost(code):
                 logger.error("all restarts are used (%d of %d)", most, most, extra={"code": "HF727"})
             return code
-        restart += 1
-        before, left = left.count, _meet(machines, left, restart, code)
+        before = left.count
+        place, left = _meet([place.host, *addresses[1:]], place, left, code)
         fewer = f"with {say_count(left.count, 'machine')} of {before}, " if left.count < before else ""
         what = "restart %d of %d: a process or a machine was lost (exit code %d); it goes on %s%s"
         logger.warning(what, restart, most, code, fewer, _say_from(run.output_dir), extra={"code": "HF727"})
@@ -81,22 +93,28 @@ def was_lost(code: int) -> bool:
     return code == EXIT_LEFT_ALONE or (code - 128 in signal.valid_signals() and code not in STOPPED)
 
 
-def _start(restart: int, left: Mapping[str, int]) -> int:
-    """Run the command once, and see to it that nothing of it is left; its exit code, as a shell has it."""
+def _start(restart: int, left: Mapping[str, int | str]) -> tuple[int, list[str]]:
+    """Run the command once, and see to it that nothing of it is left.
+
+    Returns its exit code, as a shell has it, and where each machine is; [] where they have not met.
+    """
     # As this process was started: `python -m` has a file as its name that does not run alone.
     began = ["-m", "hf_finetune.cli"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
-    process = subprocess.Popen(
-        [sys.executable, *began, *sys.argv[1:]],
-        env=os.environ | name_restart(restart, left),
-        start_new_session=True,  # Ctrl-C in a terminal would come to it twice
-    )
-    with pass_signals_on(process) as came:
-        code = process.wait()
+    with tempfile.TemporaryDirectory() as folder:
+        noted = Path(folder, "addresses.json")
+        process = subprocess.Popen(
+            [sys.executable, *began, *sys.argv[1:]],
+            env=os.environ | name_restart(restart, left) | {ADDRESSES: str(noted)},
+            start_new_session=True,  # Ctrl-C in a terminal would come to it twice
+        )
+        with pass_signals_on(process) as came:
+            code = process.wait()
+        addresses = read_addresses(noted)
     # A process that its launcher has left behind would write into the folder beside those that are started next.
     end_left_behind()
     code = 128 - code if code < 0 else code
     # What was stopped is not started again.
-    return 128 + came[0] if came and was_lost(code) else code
+    return (128 + came[0] if came and was_lost(code) else code), addresses
 
 
 def end_left_behind() -> None:
@@ -111,37 +129,43 @@ def end_left_behind() -> None:
     psutil.wait_procs(left, SECONDS_TO_FOLLOW)
 
 
-def _name_left(left: Left, machines: Machines) -> dict[str, int]:
+def _name_left(place: Place, left: Left, machines: Machines) -> dict[str, int | str]:
     """The machines that are left as options of accelerate; {} while all are there."""
     if left.count == machines.count:
         return {}
-    return {
-        "num_machines": left.count, "machine_rank": left.rank, "num_processes": left.count * machines.local
-    }  # fmt: skip
+    numbers = {"num_machines": left.count, "machine_rank": left.rank, "num_processes": left.count * machines.local}
+    return {**numbers, **({"main_process_ip": place.host} if place.host != machines.address else {})}
 
 
-def _meet(machines: Machines, left: Left, restart: int, code: int) -> Left:
-    """Find out which machines are left. Raises `LeftAlone` where this one cannot go on with them."""
+def _meet(addresses: Sequence[str], place: Place, left: Left, code: int) -> tuple[Place, Left]:
+    """Find out which machines are left, and where the first of them is. `addresses` are those of all that were there.
+
+    Raises `LeftAlone` where this one cannot go on with them.
+    """
     # Nobody is waited for where nobody else was there.
     if left.count == 1:
-        return left
-    place = _find_place(machines, left, restart)
-    logger.info("the machines meet at %s, port %d, for restart %d", place.host, place.port, restart)
-    found = hold_meeting(place) if left.rank == 0 else attend_meeting(place, left.rank, code, goes_on=True)
-    if isinstance(found, NotMet):
-        raise LeftAlone(Problem(found.what, f"look at what it says; {say_kept()}", code="HF728"))
-    return found
+        return place, left
+    why = ""
+    # Two that cannot reach each other may both go on; the lock of the run folder, which they share, lets one.
+    candidates = addresses[: left.rank + 1]
+    for first, host in enumerate(candidates):
+        place = replace(place, host=host, first=first)
+        logger.info("the machines meet at %s, port %d, for restart %d", host, place.port, place.restart)
+        found = hold_meeting(place) if left.rank == first else attend_meeting(place, left.rank, code, goes_on=True)
+        if isinstance(found, Left):
+            return place, found
+        why = found.what
+        if not found.is_gone or first + 1 == len(candidates):
+            break
+        logger.warning("%s; the next one is looked for", why, extra={"code": "HF728"})
+    raise LeftAlone(Problem(why, f"look at what it says; {say_kept()}", code="HF728"))
 
 
-def _tell_first(machines: Machines, left: Left, restart: int, code: int) -> None:
+def _tell_first(place: Place, left: Left, code: int) -> None:
     """Let the first machine know that this one has ended for a reason of its own: the others are not to go on."""
     # Else the first one waits until its time is up, and goes on without this one, into the same mistake.
     if left.rank and code not in (0, *STOPPED) and not was_lost(code):
-        attend_meeting(_find_place(machines, left, restart), left.rank, code, goes_on=False, seconds=SECONDS_TO_TELL)
-
-
-def _find_place(machines: Machines, left: Left, restart: int) -> Place:
-    return Place(machines.address or "", machines.port or 0, left.count, restart)
+        attend_meeting(place, left.rank, code, goes_on=False, seconds=SECONDS_TO_TELL)
 
 
 def _say_from(output_dir: str) -> str:

@@ -184,8 +184,9 @@ MACHINE: dict[str, Code] = {
     "HF728": Code(
         "the machines of a run have not met for a restart",
         "error",
-        "After one was lost the others meet at the first machine, within three quarters of a minute. The first one is "
-        "gone, or has gone on without this one, or a machine has ended for a reason that a restart would meet again.",
+        "After one was lost the others meet at the first machine, within three quarters of a minute, and where it is "
+        "gone at the next, if they had met before. It has gone on without this one, or nobody knows where the next one "
+        "is, or a machine has ended for a reason that a restart would meet again.",
         "look at the first machine, and at what the others have said; then type the same command again on all machines",
     ),
     "HF729": Code(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hf_finetune.environment.hardware import describe_machine, detect_hardware
     from hf_finetune.environment.logs import set_up_logging
     from hf_finetune.environment.machines import (
+        ADDRESSES,
         Machines,
         check_port,
         check_tasks,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         find_machines,
         list_left,
         name_restart,
+        read_addresses,
     )
     from hf_finetune.environment.processes import (
         check_same,
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from hf_finetune.environment.versions import __version__, find_versions
 
 __all__ = [
+    "ADDRESSES",
     "MachineFinding",
     "MachineInfo",
     "Machines",
@@ -93,6 +96,7 @@ __all__ = [
     "list_left",
     "list_other_files",
     "name_restart",
+    "read_addresses",
     "report_environment",
     "set_up_logging",
     "share_threads",

@@ -7,12 +7,17 @@ environment, else from the launch file.
 from __future__ import annotations
 
 import errno
+import json
+import os
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.files import write_atomically
 
 # Where each stands: torchrun's first, and what is written by hand under its names; then that of PyTorch's operator for
 # Kubernetes; then Slurm's, of the step before that of the job, which may have more machines.
@@ -30,6 +35,8 @@ PORT = 29500
 """The port that accelerate takes where none is named."""
 RESTART = "HF_FINETUNE_RESTART"
 """Set by `hf-finetune train --max-restarts` for what it starts: the number of the restart, then the machines left."""
+ADDRESSES = "HF_FINETUNE_ADDRESSES"
+"""Set by the same: a file in which it is to find where each machine is, once all have met."""
 _LARGEST = {"main_process_port": 65535}
 _AT_LEAST_ONE = ("num_machines", "num_processes")
 
@@ -98,7 +105,7 @@ def find_machines(
     return Machines(count, rank, processes, address, port, said_by)
 
 
-def name_restart(number: int, left: Mapping[str, int]) -> dict[str, str]:
+def name_restart(number: int, left: Mapping[str, int | str]) -> dict[str, str]:
     """The variable by which what is started knows that it is restart `number`, 0 for the first start.
 
     `left`: the machines that are left, as options of accelerate; {} where they are as they were typed.
@@ -111,10 +118,36 @@ def count_restarts(environment: Mapping[str, str]) -> int | None:
     return int(environment[RESTART].split()[0]) if RESTART in environment else None
 
 
-def list_left(environment: Mapping[str, str]) -> dict[str, int]:
+def list_left(environment: Mapping[str, str]) -> dict[str, int | str]:
     """The machines that are left, as options of accelerate; {} where they are as they were typed."""
     words = [word.partition("=") for word in environment.get(RESTART, "").split()[1:]]
-    return {name: int(value) for name, _, value in words}
+    return {name: int(value) if value.isdecimal() else value for name, _, value in words}
+
+
+def find_own_address() -> tuple[int, str]:
+    """The number of this machine in a launch of torch, and the address by which the first one reaches it."""
+    machine, first = int(os.environ.get("GROUP_RANK", 0)), os.environ.get("MASTER_ADDR", "localhost")
+    with suppress(OSError):
+        for family, kind, *_, where in socket.getaddrinfo(first, PORT, type=socket.SOCK_DGRAM):
+            with suppress(OSError), socket.socket(family, kind) as toward:
+                toward.connect(where)  # sends nothing: the system says by which address it would
+                return machine, str(toward.getsockname()[0])
+    return machine, first
+
+
+def note_addresses(found: Mapping[int, str]) -> None:
+    """Tell what has started this process, where it would know, by which address each machine is reached."""
+    if ADDRESSES in os.environ and os.environ.get("LOCAL_RANK", "0") == "0":
+        addresses = [found[machine] for machine in sorted(found)]
+        write_atomically(Path(os.environ[ADDRESSES]), json.dumps(addresses), private=True)
+
+
+def read_addresses(path: Path) -> list[str]:
+    """What `note_addresses` has written, by the numbers of the machines; [] where they have not met."""
+    with suppress(OSError, ValueError):
+        addresses: list[str] = json.loads(path.read_text(encoding="utf-8"))
+        return addresses
+    return []
 
 
 def check_port(machines: Machines) -> None:

@@ -17,6 +17,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
+from hf_finetune.environment.machines import find_own_address, note_addresses
 from hf_finetune.errors import CannotWriteError, ConfigError, FinetuneError, Problem
 from hf_finetune.files import explain_unwritable
 from hf_finetune.ranks import describe_self, keep_connections_watched, remember_processes
@@ -39,7 +40,9 @@ def know_processes() -> None:
     state = PartialState()
     if state.num_processes > 1:
         keep_connections_watched()
-        remember_processes(gather_object([describe_self(state.process_index)]))
+        found = gather_object([(describe_self(state.process_index), find_own_address())])
+        remember_processes([process for process, _ in found])
+        note_addresses(dict(address for _, address in found))
 
 
 def describe_processes(state: Any = None) -> dict[str, Any]:

@@ -28,6 +28,8 @@ output_dir: runs/first
 COMMAND = """\
 import os, signal, sys
 restart = os.environ["HF_FINETUNE_RESTART"]
+if addresses := os.environ.get("ALL_MACHINES"):  # as the processes note them once they have met
+    open(os.environ["HF_FINETUNE_ADDRESSES"], "w").write(addresses)
 open("started", "a").write(restart + "\\n")
 code = int(sys.argv[1:][int(restart.split()[0])])
 if code < 0:
@@ -135,6 +137,41 @@ def test_a_machine_whose_first_one_is_gone_ends_and_says_so(start, monkeypatch, 
     assert (tmp_path / "started").read_text() == "0\n"
 
 
+def of_three(port: int, rank: int) -> dict[str, object]:
+    # Of all addresses of a loopback, a network that ends here, the first machine's is one where nobody listens.
+    return of_two(port, rank) | {"num_machines": 3, "num_processes": 6, "main_process_ip": "127.0.0.9"}
+
+
+def test_where_the_first_machine_is_lost_the_next_one_takes_its_place(start, monkeypatch, caplog):
+    monkeypatch.setattr(meeting, "SECONDS_TO_MEET", 1.0)
+    monkeypatch.setenv("ALL_MACHINES", '["127.0.0.9", "127.0.0.1", "127.0.0.1"]')
+    place = Place("127.0.0.1", get_free_port(), 3, 1, first=1)
+    caplog.set_level("INFO")
+    with Guest(place, 2) as guest:
+        taken = "1 num_machines=2 machine_rank=0 num_processes=4 main_process_ip=127.0.0.1"
+        assert start(8, 0, **of_three(place.port, 1)) == (0, ["0", taken])
+    assert guest.found == Left(2, 1)
+    said = f"the first machine (127.0.0.9, port {place.port}) did not meet this one within 1 s: it is gone, or its run "
+    assert said + "has ended; the next one is looked for" in caplog.messages
+    assert "it goes on with 2 machines of 3, from the beginning" in caplog.messages[-1]
+
+
+def test_the_last_machine_looks_for_each_that_was_before_it_and_goes_on_alone(start, monkeypatch):
+    monkeypatch.setattr(meeting, "SECONDS_TO_MEET", 0.1)
+    monkeypatch.setenv("ALL_MACHINES", '["127.0.0.9", "127.0.0.8", "127.0.0.1"]')
+    alone = "1 num_machines=1 machine_rank=0 num_processes=2 main_process_ip=127.0.0.1"
+    began = time.monotonic()
+    assert start(8, 0, **of_three(get_free_port(), 2)) == (0, ["0", alone])
+    # A first machine that is only cut off has had as long again to go on, and has the run folder.
+    assert time.monotonic() - began > 3 * 0.1
+
+
+def test_a_machine_that_was_given_up_is_not_taken_in_behind_the_next():
+    place = Place("127.0.0.1", get_free_port(), 3, 1, first=1)
+    with Guest(place, 0, seconds=0.5):
+        assert hold_meeting(place, seconds=0.5) == Left(1, 0)
+
+
 def test_both_machines_start_again_where_a_process_was_lost(start):
     place = Place("127.0.0.1", get_free_port(), 2, 1)
     with Guest(place, 1) as guest:
@@ -145,13 +182,13 @@ def test_both_machines_start_again_where_a_process_was_lost(start):
 class Guest(threading.Thread):
     """A machine that comes to a meeting."""
 
-    def __init__(self, place: Place, machine: int, code: int = 8) -> None:
+    def __init__(self, place: Place, machine: int, code: int = 8, seconds: float = 10) -> None:
         super().__init__()
-        self.place, self.machine, self.code = place, machine, code
+        self.place, self.machine, self.code, self.seconds = place, machine, code, seconds
         self.found: Left | NotMet | None = None
 
     def run(self) -> None:
-        self.found = attend_meeting(self.place, self.machine, self.code, goes_on=self.code == 8, seconds=10)
+        self.found = attend_meeting(self.place, self.machine, self.code, goes_on=self.code == 8, seconds=self.seconds)
 
     def __enter__(self) -> Guest:
         self.start()

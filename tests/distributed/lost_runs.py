@@ -205,15 +205,19 @@ class Restarted:
     seconds: float
     """Until the last command had ended, at the end of the run."""
     codes: list[int]
+    """Of the commands; that of a machine that is gone is left out."""
     said: list[str]
     difference: float
     """Of its weights from those of the uninterrupted run, relative to the largest."""
     trace: float
     """The largest difference of a step's loss, relative."""
+    alone: bool = False
+    """Whether one of two machines has gone on alone: the first of `codes` is its."""
 
     def find_faults(self) -> list[str]:
-        alone = len(self.codes) > 1
-        faults = [] if self.codes == ([0, 8] if alone else [0]) else [f"exit codes {self.codes}"]
+        alone = self.alone
+        # One that lives has gone on alone, too, where the first was done, and else finds the folder in use.
+        faults = [f"exit codes {self.codes}"] if self.codes[0] or self.codes[1:] not in ([], [0], [3]) else []
         most = TOLERANCE if alone else 0.0  # on another number of processes sums are rounded in another order
         faults += [f"weights differ by {self.difference:.1e}"] if self.difference > most else []
         faults += [f"losses differ by {self.trace:.1e}"] if self.trace > most else []
@@ -223,7 +227,8 @@ class Restarted:
             r"^1 process is left: .* is 2 instead of 1, for the 8 rows of a step \[HF912\]$", self.said[0], re.M
         )
         faults += ["the rows of a step"] if alone and len(kept) != 1 else []
-        return faults + (["machine 1 says nothing"] if alone and "[HF728]" not in self.said[1] else [])
+        tells = all("; the next one is looked for [HF728]" in said for said in self.said[1:])
+        return faults + ([] if tells else ["machine 1 says nothing"])
 
 
 def read_losses(run: Path) -> list[float]:
@@ -255,7 +260,7 @@ class Trials:
         return self._compare(strategy, run, [code], [said], time.monotonic() - began)
 
     def cut_for_good(self, strategy: str, **more: str) -> Restarted:
-        """Pull the cable out of the second machine: the first one goes on alone, and the second ends."""
+        """Pull the cable out of the second machine: the first one goes on alone."""
         assert self.lab.machines is not None
         run, started = self._begin(strategy, several=True, by="restarts", **more)
         began = time.monotonic()
@@ -265,10 +270,34 @@ class Trials:
         finally:
             self.lab.machines.plug_in(1)
         codes, said = zip(*ended, strict=True)
-        return self._compare(strategy, run, codes, said, time.monotonic() - began)
+        return self._compare(strategy, run, codes, said, time.monotonic() - began, alone=True)
+
+    def lose_first(self, strategy: str, **more: str) -> Restarted:
+        """Kill all of the first machine at once, and pull its cable: the second one goes on alone."""
+        assert self.lab.machines is not None
+        run, started = self._begin(strategy, several=True, by="restarts", **more)
+        began = time.monotonic()
+        parents = psutil.Process(started[0].find_pid(0)).parents()
+        server = parents.index(psutil.Process()) - 1  # which has forked what was typed
+        for each in [*reversed(parents[:server]), psutil.Process(started[0].find_pid(0))]:
+            each.kill()
+        self.lab.machines.cut(0)
+        try:
+            code, said = started[1].end(SECONDS_TO_FINISH)
+            started[0].end(SECONDS_TO_END)
+        finally:
+            self.lab.machines.plug_in(0)
+        return self._compare(strategy, run, [code], [said], time.monotonic() - began, alone=True)
 
     def _compare(
-        self, strategy: str, run: Path, codes: Sequence[int], said: Sequence[str], seconds: float
+        self,
+        strategy: str,
+        run: Path,
+        codes: Sequence[int],
+        said: Sequence[str],
+        seconds: float,
+        *,
+        alone: bool = False,
     ) -> Restarted:
         whole, _ = self.find_whole(strategy)
         done = codes[0] == 0
@@ -276,7 +305,8 @@ class Trials:
             (abs(one - other) / other for one, other in zip(read_losses(run), read_losses(whole), strict=True)),
             default=float("inf"),
         ) if done else float("inf")  # fmt: skip
-        return Restarted(seconds, list(codes), list(said), compare_weights(run, whole) if done else float("inf"), trace)
+        difference = compare_weights(run, whole) if done else float("inf")
+        return Restarted(seconds, list(codes), list(said), difference, trace, alone)
 
     def cut(self, strategy: str, side: int, **more: str) -> Trial:
         """Pull the cable out of one of two machines, and plug it in again once both have given up."""
@@ -384,10 +414,12 @@ def main() -> int:
             strategy, side = strategies[number % len(strategies)], number // len(strategies) % 2
             kills = number < options.kills
             if options.restarts:
-                again = trials.kill_and_wait(strategy, side) if kills else trials.cut_for_good(strategy)
+                lose = trials.cut_for_good if number % 2 else trials.lose_first
+                again = trials.kill_and_wait(strategy, side) if kills else lose(strategy)
                 faults = again.find_faults()
                 failed, longest = failed + bool(faults), max(longest, again.seconds)
-                what = f"kill of rank {side}" if kills else "cut of machine 1"
+                cut = "cut of machine 1" if number % 2 else "machine 0 is gone"
+                what = f"kill of rank {side}" if kills else cut
                 print(f"{number + 1:3} {strategy:6} {what}: at its end after {again.seconds:4.1f} s")
                 print(*[f"      FAULT: {each}" for each in faults], sep="\n", end="", flush=True)
                 continue

@@ -32,6 +32,16 @@ def test_a_run_that_loses_a_process_goes_on_by_itself_to_the_weights_of_one_that
     assert again.find_faults() == [], again.said
 
 
+def test_where_the_first_machine_is_gone_the_second_goes_on_alone(trials):
+    try:
+        with connect_two_machines() as trials.lab.machines:
+            again = trials.lose_first("ddp", SILENCE=str(SILENCE), MEET="4")
+    except NoNamespaces as refused:
+        pytest.skip(f"no network namespaces: {refused}")
+    assert again.find_faults() == [], again.said
+    assert "(10.77.0.1, port " in again.said[0]  # where it was looked for
+
+
 def test_both_machines_end_soon_after_the_cable_between_them_is_cut_and_the_run_goes_on(trials):
     trials.by = "accelerate"
     try:
