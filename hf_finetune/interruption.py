@@ -103,7 +103,6 @@ def _end_soon(raised: BaseException) -> None:
     up to `train.ddp_timeout` (ProcessGroupGloo.cpp, torch 2.13): half an hour behind the last line, in which this
     process holds its launcher, and the others, who see no end of its connections.
     """
-    # Not by `is_script_of_a_run`: by now torch has imported what a worker of multiprocessing is known by.
     if int(os.environ.get("WORLD_SIZE") or 1) < 2 or not {"RANK", _LAUNCHED} <= os.environ.keys():
         return
     code = raised.code if isinstance(raised, SystemExit) else 1
@@ -127,11 +126,16 @@ def _leave_destructors_out() -> None:
 
 def is_script_of_a_run() -> bool:
     """Whether this process runs our command, a recipe or what `accelerate launch` started, and nothing else."""
-    # A worker that multiprocessing spawns imports the recipe once more, and has its name: its parent speaks for it.
-    if threading.current_thread() is not threading.main_thread() or "multiprocessing.spawn" in sys.modules:
+    if threading.current_thread() is not threading.main_thread() or _is_worker():
         return False
     name = Path(sys.argv[0]).name if sys.argv else ""
     return _LAUNCHED in os.environ or name in (*RECIPES, *_COMMANDS) or _MODULE in sys.orig_argv[1:3]
+
+
+def _is_worker() -> bool:
+    """Whether multiprocessing has spawned this process, which imports the recipe again: its parent speaks for it."""
+    # By the command itself: what it imports is imported by torch, too, and `sys.argv` is that of its parent.
+    return any(word.startswith("from multiprocess") for word in sys.orig_argv)
 
 
 def catch_signals_of_a_script() -> None:

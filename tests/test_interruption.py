@@ -220,6 +220,7 @@ ENDING = """
 import atexit, sys, time
 sys.argv = ["recipes/sft.py"]
 from hf_finetune.errors import user_errors
+import multiprocessing.spawn  # as torch does
 atexit.register(lambda: (print("ending", file=sys.stderr, flush=True), time.sleep(1.5)))
 with user_errors():
     pass
@@ -237,6 +238,32 @@ def test_a_signal_behind_the_last_line_changes_nothing_and_a_second_one_ends_at_
         code, said = ending.stop(number)
         assert code == (0 if times == 1 else 128 + number)
         assert said == ""
+
+
+WORKER = """
+import multiprocessing, sys
+sys.argv = ["recipes/sft.py"]
+from hf_finetune.interruption import is_script_of_a_run
+def tell():
+    print(is_script_of_a_run())
+if __name__ == "__main__":
+    tell()
+    worker = multiprocessing.get_context("spawn").Process(target=tell)
+    worker.start()
+    worker.join()
+"""
+
+
+def test_a_worker_that_is_spawned_is_no_script_of_a_run(tmp_path, environment_of_a_user):
+    (tmp_path / "sft.py").write_text(WORKER)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "sft.py")],
+        env=environment_of_a_user,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["True", "False"]
 
 
 def test_what_a_signal_was_turned_into_is_known_by_its_time_alone(monkeypatch):
