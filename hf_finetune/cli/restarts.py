@@ -64,7 +64,7 @@ def start_again(argv: Sequence[str], where: str, given: Mapping[str, Any], most:
         if not goes_on:
             _tell_first(machines, left, restart + 1, code)
             if was_lost(code):
-                logger.error("all restarts are used (%d of %d)", most, most, extra={"code": "HF727"})
+                logger.error("all restarts are used (%d of %d); %s", most, most, say_kept(), extra={"code": "HF727"})
             return code
         restart += 1
         before, left = left.count, _meet(machines, left, restart, code)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_finetune.errors import ConfigError, Problem
+from hf_finetune.interruption import RESTART
 
 # Where each stands: torchrun's first, and what is written by hand under its names; then that of PyTorch's operator for
 # Kubernetes; then Slurm's, of the step before that of the job, which may have more machines.
@@ -28,8 +29,6 @@ IN_ENVIRONMENT = {
 OPTIONS = (*IN_ENVIRONMENT, "num_processes")
 PORT = 29500
 """The port that accelerate takes where none is named."""
-RESTART = "HF_FINETUNE_RESTART"
-"""Set by `hf-finetune train --max-restarts` for what it starts: the number of the restart, then the machines left."""
 _LARGEST = {"main_process_port": 65535}
 _AT_LEAST_ONE = ("num_machines", "num_processes")
 
