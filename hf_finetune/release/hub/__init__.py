@@ -4,6 +4,7 @@
 resumes it. At the end of a run the run itself notes that it was pushed.
 
 files.py        what goes along
+exports.py      what goes along of an export
 search/         what must not: each line with a secret, or a path of this machine, in it
 weights.py      whether it can be used
 redaction.py    paths shortened in what leaves
