@@ -70,6 +70,7 @@ if TYPE_CHECKING:
         read_pushed,
         read_run_id,
         remove_empty,
+        say_new_folder,
         was_changed,
     )
 
@@ -118,6 +119,7 @@ __all__ = [
     "read_run_id",
     "release_run_folders",
     "remove_empty",
+    "say_new_folder",
     "suggest_path",
     "sweep",
     "was_changed",
