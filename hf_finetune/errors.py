@@ -31,7 +31,15 @@ from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from typing import Any, NoReturn
 
-from hf_finetune.interruption import LAUNCHER, catch_signals, describe_kept, end_stopped, find_signal, let_signals_end
+from hf_finetune.interruption import (
+    LAUNCHER,
+    catch_signals,
+    describe_kept,
+    describe_next,
+    end_stopped,
+    find_signal,
+    let_signals_end,
+)
 from hf_finetune.memory import describe_memory_error, forget_advice
 from hf_finetune.option_names import name_key, name_remedy, name_settings
 from hf_finetune.privacy import escape_control_characters, hide_secrets, shorten
@@ -280,7 +288,7 @@ def translate_machine_errors() -> Iterator[None]:
             raise OutOfMemory(Problem(*described, code="HF703")) from raised
         if (lost := describe_lost(raised)) is not None:
             why = "what that one says is why; " if lost.what.endswith("and this one with it") else ""
-            left = LeftAlone(Problem(lost.what, f"{why}{describe_kept()}", code="HF713"))
+            left = LeftAlone(Problem(lost.what, f"{why}{describe_next()}", code="HF713"))
             left.here = lost.here
             raise left from raised
         if (what := _describe_full_disk(raised)) is None:

@@ -28,6 +28,8 @@ from hf_finetune.ranks import describe_gone, find_gone, is_first_rank
 
 # Set by `hf-finetune train` to its own process id, for the processes that it launches.
 LAUNCHER = "HF_FINETUNE_LAUNCHER"
+RESTART = "HF_FINETUNE_RESTART"
+"""Set by `hf-finetune train --max-restarts` for what it starts: the number of the restart, then the machines left."""
 NOTHING_KEPT = "nothing was finished; the same command begins again"
 SECONDS_TO_ARRIVE = 10.0
 """So long what was raised for a signal may take to arrive, possibly as another exception."""
@@ -250,6 +252,14 @@ def describe_kept() -> str:
     with suppress(Exception):  # whatever is wrong with the run folder
         return _state.describe() if _state.describe is not None else NOTHING_KEPT
     return NOTHING_KEPT
+
+
+def describe_next() -> str:
+    """What is kept, and how to go on, for a run that has lost a process; under `--max-restarts` nobody has to."""
+    # Whoever types the command that this would name starts a second run into the folder of the one that goes on.
+    if RESTART in os.environ:
+        return "it starts again by itself while restarts are left (--max-restarts)"
+    return describe_kept()
 
 
 def find_signal(raised: BaseException) -> int | None:

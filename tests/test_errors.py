@@ -25,7 +25,7 @@ from hf_finetune.errors import (
     user_errors,
 )
 from hf_finetune.files import explain_unwritable
-from hf_finetune.interruption import NOTHING_KEPT
+from hf_finetune.interruption import NOTHING_KEPT, RESTART, describe_when_stopped
 
 
 def test_a_problem_reads_place_key_what_and_remedy():
@@ -169,3 +169,13 @@ def test_a_process_that_another_one_has_left_alone_says_so_in_one_line(capsys):
         raise RuntimeError(what)
     said = "another process of this run has ended, and this one with it; what that one says is why"
     assert capsys.readouterr().err == f"{said}; {NOTHING_KEPT} [HF713]\n"
+
+
+def test_under_max_restarts_nobody_is_told_to_type_the_command_again(capsys, monkeypatch):
+    monkeypatch.setenv(RESTART, "0")
+    describe_when_stopped(lambda: "go on with: hf-finetune train run.yaml")
+    with pytest.raises(SystemExit), user_errors():
+        raise RuntimeError("[/__w/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:19864")
+    said = capsys.readouterr().err
+    assert said.endswith("it starts again by itself while restarts are left (--max-restarts) [HF713]\n")
+    assert "go on with" not in said

@@ -15,6 +15,7 @@ from hf_finetune.config.sections import HubSection
 from hf_finetune.errors import Problem
 from hf_finetune.privacy import SECRETS
 from hf_finetune.release.hub import PushOptions, _make_not_pushed_error
+from hf_finetune.release.hub.exports import ALL_WRITTEN
 from hf_finetune.release.hub.files import _is_allowed
 from hf_finetune.release.hub.retries import PATIENCE
 
@@ -51,7 +52,8 @@ def test_the_files_of_the_page_are_pushed_and_those_that_stay_are_not():
     table = PAGE.partition("| goes |")[2].partition("Everything else stays")[0]
     names = re.findall(r"`([\w.]+\.\w+|LICENSE|NOTICE)`", table)
     assert len(names) > 12
-    assert all(_is_allowed(name) for name in names)
+    assert all(_is_allowed(name) or name in ALL_WRITTEN for name in names)
+    assert set(names) >= ALL_WRITTEN - {"Modelfile"}
     assert not any(
         _is_allowed(name) for name in ("x.bin", "x.pt", "x.pkl", ".env", "train.log", "optimizer.pt", "a.py")
     )

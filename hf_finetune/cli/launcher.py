@@ -41,8 +41,7 @@ from hf_finetune.environment import (
 )
 from hf_finetune.errors import ConfigError, Problem, suggest
 from hf_finetune.folders import check_not_in_use, hold_run_folder
-from hf_finetune.interruption import LAUNCHER, describe_when_stopped, end_stopped
-from hf_finetune.interruption import describe_kept as say_kept
+from hf_finetune.interruption import LAUNCHER, describe_next, describe_when_stopped, end_stopped
 from hf_finetune.privacy import shorten
 from hf_finetune.reporting import describe_kept, get_resume, say_folder_outside
 from hf_finetune.shell import shell_line
@@ -216,5 +215,5 @@ def _read_exit_code(code: int, rank: int) -> int:
     if code != 0 and number in signal.valid_signals():
         why = " (the system ends a process so that takes too much memory)" if number == signal.SIGKILL else ""
         name = signal.Signals(number).name
-        logger.error("process %d was ended by %s%s; %s", rank, name, why, say_kept(), extra={"code": "HF714"})
+        logger.error("process %d was ended by %s%s; %s", rank, name, why, describe_next(), extra={"code": "HF714"})
     return 128 - code if code < 0 else code

@@ -76,7 +76,7 @@ def start_again(argv: Sequence[str], where: str, given: Mapping[str, Any], most:
         if not was_lost(code) or restart > most:
             _tell_first(place, left, code)
             if was_lost(code):
-                logger.error("all restarts are used (%d of %d)", most, most, extra={"code": "HF727"})
+                logger.error("all restarts are used (%d of %d); %s", most, most, say_kept(), extra={"code": "HF727"})
             return code
         before = left.count
         place, left = _meet([place.host, *addresses[1:]], place, left, code)

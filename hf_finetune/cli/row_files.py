@@ -14,8 +14,14 @@ import typer
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, Problem
 from hf_finetune.privacy import escape_json
 
-Output = Annotated[str | None, typer.Option(help="The file to write; else the rows go to standard output.")]
+Output = Annotated[str | None, typer.Option(help="The file to write; else, or with -, standard output.")]
+STANDARD = "-"
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+
+
+def read_output(given: str | None) -> str | None:
+    """The file that `--output` names; None for standard output, which `-` is as it is in `--input`."""
+    return None if given == STANDARD else given
 
 
 def check_row_files(file: str, output: str | None, *, overwrite: bool, example: str) -> None:

@@ -42,6 +42,9 @@ MOST_LOOKED_AT = 1_000_000
 """Files and folders that a pattern is held against, and the seconds for it: `/**/*.jsonl` would be the whole disk."""
 MOST_SECONDS = 60.0
 
+MAX_NAME_BYTES = 255
+# Where the runs of our own configurations go: before the first run, or in another folder, it is not there.
+OWN_FOLDER = "runs"
 # The models that `hf-finetune model` makes by name.
 READY_MADE = ("smollm2-135m", "minilm")
 
@@ -76,18 +79,19 @@ def is_glob(path: str) -> bool:
 def is_local(path: str) -> bool:
     """Whether `path` is meant to be of this machine: it can be nothing else, or begins with a folder that is here.
 
-    `runs/nope` beside a folder `runs` is a folder that was mistyped, and never asked of the Hub.
+    `models/nope` beside a folder `models` is a folder that was mistyped, and never asked of the Hub. `runs/nope` is
+    one anywhere.
     """
     first, separator, _ = path.partition("/")
-    return looks_local(path) or (bool(separator) and Path(first).is_dir() and not _is_cached(path))
+    begins_here = bool(separator) and (first == OWN_FOLDER or Path(first).is_dir())
+    return looks_local(path) or (begins_here and not _is_cached(path))
 
 
 def is_missing(path: str) -> bool:
     """Whether `path` is meant to be of this machine, and nothing is there."""
-    try:
-        return is_local(path) and not Path(expand_user(path)).exists()
-    except (OSError, ValueError):  # longer than file systems take, or with a null byte
-        return True
+    # No file system takes longer names, and asked for one pathlib raises.
+    too_long = any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in path.split("/"))
+    return too_long or (is_local(path) and not os.path.exists(expand_user(path)))
 
 
 def _is_cached(name: str) -> bool:

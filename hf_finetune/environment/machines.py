@@ -18,6 +18,7 @@ from typing import Any
 
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.files import write_atomically
+from hf_finetune.interruption import RESTART
 
 # Where each stands: torchrun's first, and what is written by hand under its names; then that of PyTorch's operator for
 # Kubernetes; then Slurm's, of the step before that of the job, which may have more machines.
@@ -33,10 +34,8 @@ IN_ENVIRONMENT = {
 OPTIONS = (*IN_ENVIRONMENT, "num_processes")
 PORT = 29500
 """The port that accelerate takes where none is named."""
-RESTART = "HF_FINETUNE_RESTART"
-"""Set by `hf-finetune train --max-restarts` for what it starts: the number of the restart, then the machines left."""
 ADDRESSES = "HF_FINETUNE_ADDRESSES"
-"""Set by the same: a file in which it is to find where each machine is, once all have met."""
+"""Set by the same command as RESTART: a file in which it is to find where each machine is, once all have met."""
 _LARGEST = {"main_process_port": 65535}
 _AT_LEAST_ONE = ("num_machines", "num_processes")
 

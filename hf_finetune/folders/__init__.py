@@ -8,6 +8,7 @@ encoded_state       the state of a run in JSON, in which names stand for tensors
 record_kinds        of which kind the values of a run's records are
 decision_record     how a classifier decides, of which kind each value is
 opened              what a run was opened with, should its records vanish
+near_names          what a path that leads to nothing may have meant
 weights             whether the model of a finished run is still whole
 """
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         hold_run_folder,
         release_run_folders,
     )
+    from hf_finetune.folders.near_names import suggest_path
     from hf_finetune.folders.ownership import (
         AUTO,
         CARD,
@@ -68,6 +70,7 @@ if TYPE_CHECKING:
         read_pushed,
         read_run_id,
         remove_empty,
+        say_new_folder,
         was_changed,
     )
 
@@ -116,6 +119,8 @@ __all__ = [
     "read_run_id",
     "release_run_folders",
     "remove_empty",
+    "say_new_folder",
+    "suggest_path",
     "sweep",
     "was_changed",
 ]

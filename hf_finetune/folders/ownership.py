@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
@@ -22,6 +23,9 @@ from hf_finetune.folders.record_kinds import (
     find_wrong_kinds,
     read_record,
 )
+from hf_finetune.shell import shell_path
+
+logger = logging.getLogger(__name__)
 
 RESUME = "train.resume_from_checkpoint"
 AUTO = "auto"
@@ -266,6 +270,9 @@ def check_new_file(path: Path, *, overwrite: bool | None, example: str, key: str
     That is None of a command that has no such option. `example` is a name for the message. A path that cannot be is for
     whoever opens it to refuse.
     """
+    if str(path) == "-":
+        remedy = f"name a file, such as {example}; one of that name is ./-"
+        raise ConfigError(Problem("is no name of a file", remedy, path="-", key=key, code="HF706"))
     # Not Path.exists(), which raises where a folder cannot be searched or a name is too long.
     if os.path.exists(path) and not os.path.isfile(path):
         what = "is a folder" if os.path.isdir(path) else "is a device or a pipe"
@@ -273,6 +280,14 @@ def check_new_file(path: Path, *, overwrite: bool | None, example: str, key: str
     if os.path.lexists(path) and not overwrite:
         remedy = "name another file" + ("" if overwrite is None else ", or add --overwrite")
         raise ConfigError(Problem("exists already", remedy, path=str(path), key=key, code="HF705"))
+    say_new_folder(path)
+
+
+def say_new_folder(path: Path) -> None:
+    """Say that the folder of a file that is to be written is not there, and will be made."""
+    # Of a mistyped folder nobody would know else where the file went.
+    if not os.path.isdir(path.parent):
+        logger.info("there is no folder %s: it is made", shell_path(path.parent))
 
 
 def _list_taken(output: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,10 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFas
 
 from hf_finetune.chat.special_tokens import get_control_tokens
 from hf_finetune.config.model_files.tokenizer import TOKENIZER
-from hf_finetune.config.paths import find_ready_made
+from hf_finetune.config.paths import find_ready_made, is_missing
 from hf_finetune.config.sections import ModelSection, TokenizerSection
 from hf_finetune.errors import DataError, ModelError, Problem
+from hf_finetune.folders import suggest_path
 from hf_finetune.models.files.config_faults import check_config
 from hf_finetune.models.files.foreign_errors import ForeignError, foreign_errors
 from hf_finetune.models.files.language_models import check_language_model
@@ -75,8 +77,11 @@ def load_tokenizer(
 def _load_fast(name: str, revision: str | None, key: str) -> PreTrainedTokenizerFast:
     command = find_ready_made(name)
     remedy = "name a folder that holds tokenizer.json, or a Hub id that is cached or can be reached"
-    remedy = remedy if command is None else f"make it with: {command}"
-    if Path(name).is_dir() and not any(map(_is_tokenizer_file, Path(name).iterdir())):
+    if command is not None:
+        remedy = f"make it with: {command}"
+    elif is_missing(name):
+        remedy = suggest_path(name, remedy)
+    if os.path.isdir(name) and not any(map(_is_tokenizer_file, Path(name).iterdir())):
         raise ModelError(
             Problem(f"{name!r} holds no tokenizer: no tokenizer.json", _NO_TOKENIZER, key=key, code="HF551")
         )

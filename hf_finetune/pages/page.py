@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import CannotWriteError, Problem, find_writing_code
-from hf_finetune.files import write_atomically
+from hf_finetune.files import make_parents, write_atomically
 
 # Marks our pages: any other file named report.html is the user's own and is not overwritten.
 MARKER = '<meta name="generator" content="hf-finetune">'
@@ -80,7 +80,8 @@ def is_writable_page(path: Path) -> bool:
 def save_page(path: Path, html: str) -> None:
     """Write the whole page, which may show rows, for its owner alone, or nothing. Raises `CannotWriteError`."""
     try:
-        write_atomically(path, html, private=True)
+        with make_parents(path):
+            write_atomically(path, html, private=True)
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
         code = find_writing_code(problem.errno)

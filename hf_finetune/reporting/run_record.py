@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from hf_finetune.folders import (
     RUN_FILE,
     TRAINER_STATE,
     list_checkpoints,
+    suggest_path,
 )
 from hf_finetune.folders.record_kinds import MANIFEST_KINDS, REPORT_KINDS, find_wrong_kinds, is_amount, parse_record
 from hf_finetune.metric_info import METRICS, get_best_metric, get_metric_info, parse_number
@@ -111,10 +113,12 @@ def read_run(folder: str | Path, *, report: JsonObject | None = None, log: RunLo
     unpickled.
     """
     path = Path(folder)
-    if path.name in (TRAINER_STATE, LOG) and path.is_file():
+    if path.name in (TRAINER_STATE, LOG) and os.path.isfile(path):
         path = path.parent
-    if not path.is_dir():
-        raise ConfigError(Problem("is no folder", "name a run folder or a checkpoint", path=str(folder), code="HF951"))
+    if not os.path.isdir(path):  # pathlib raises for a name that is too long
+        remedy = "name a run folder or a checkpoint"
+        remedy = remedy if os.path.exists(path) else suggest_path(str(folder), remedy)
+        raise ConfigError(Problem("is no folder", remedy, path=str(folder), code="HF951"))
     log = _read_log(path) if log is None else log
     report = _read_report(path) if report is None else report
     manifest = _read_record(path / MANIFEST, MANIFEST_KINDS)

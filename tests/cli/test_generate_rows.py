@@ -287,7 +287,8 @@ def test_the_base_answers_beside_and_rows_may_come_and_go_through_pipes(generate
 MISTAKES = {
     "": "nothing is asked; write a prompt, or name a file of rows with --input",
     "hi --output a.jsonl --prefix x": "--output and --prefix are for the rows of --input, which is not given",
-    "hi --input rows.jsonl": "hi is not FIELD=COLUMN",
+    "hi --input rows.jsonl": "prompts are given beside the rows of --input; leave out one of them; ",
+    "hi --input rows.jsonl --columns prompt=a": "hi is not FIELD=COLUMN",
     "--input none.jsonl": "none.jsonl: no such file; name a file of rows",
     "--input rows.jsonl --output rows.jsonl": "rows.jsonl: --output: is the file to read as well",
     "--input taken.jsonl": "taken.jsonl:1: the row has `generated` already, which would be added; give",
@@ -311,3 +312,26 @@ def test_a_mistake_is_one_message_and_leaves_nothing(generate, model, typed):
     assert MISTAKES[typed] in said
     assert "Traceback" not in said
     assert sorted(path.name for path in Path().iterdir()) == before
+
+
+def test_a_dash_is_standard_output_and_a_folder_that_is_made_is_said(generate, model, tmp_path):
+    write([{"prompt": "who are you"}])
+    code, shown, _ = generate(model, "--input", "rows.jsonl", "--output", "-", *GREEDY)
+    assert code == 0
+    assert json.loads(shown)["prompt"] == "who are you"
+    assert not Path("-").exists()
+    code, _, said = generate(model, "--input", "rows.jsonl", "--output", "new/deep/answers.jsonl", *GREEDY)
+    assert code == 0
+    assert "there is no folder new/deep: it is made" in said
+    assert [json.loads(line) for line in Path("new/deep/answers.jsonl").read_text().splitlines()] == [json.loads(shown)]
+
+
+def test_a_row_without_any_field_that_asks_is_told_which_ones_do(generate, model):
+    write([{"prompt": "who are you"}, {"ask me": "what is this"}, {"a": 1, "b": 2}])
+    code, _, said = generate(model, "--input", "rows.jsonl", *GREEDY)
+    assert code == 2
+    fields = "`messages`, `conversations`, `prompt`, `instruction`, `question`, `user`, `input` or `text`"
+    first = f"rows.jsonl:2: there is no field {fields}; this row has `ask me`; take it from another: --columns prompt="
+    assert first in said
+    assert "rows.jsonl:3: there is no field" in said
+    assert "--columns prompt=FIELD [HF023]" in said

@@ -55,6 +55,7 @@ def test_a_run_is_refused_in_one_message(say, folder, arguments, message):  # no
 
 
 COMMANDS = [
+    ("corpus source -", "-: is no name of a file; name a file, such as corpus.jsonl"),
     ("predict runs/classifier rows.jsonl --output rows.jsonl", "rows.jsonl: --output: is the file to read as well"),
     (
         "predict runs/classifier rows.jsonl --output used",

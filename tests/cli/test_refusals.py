@@ -184,7 +184,7 @@ REST = [
     ("train rows.jsonl", "rows.jsonl:1: "),
     ("report runs/nope", "runs/nope: "),
     ("diagnose runs/nope", "runs/nope: "),
-    ("push runs/nope a/b", "runs/nope: is no folder; name a run folder or a model folder"),
+    ("push runs/nope a/b", "runs/nope: is no folder; "),
     ("push runs/lm nobody", "'nobody' names no owner; "),
     ("corpus sauce x.jsonl", "sauce: there is no such corpus; did you mean source?"),
     ("generate runs/lm hi --top-p 0", "--top-p: "),
@@ -194,6 +194,21 @@ REST = [
 @pytest.mark.parametrize(("command", "message"), REST, ids=[command for command, _ in REST])
 def test_other_commands_refuse_before_torch_too(refuse, command, message):
     assert refuse(*command.split())[0].startswith(message)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("generate {} hi", "chat {}", "predict {} rows.jsonl", "score {} rows.jsonl", "merge {} out", "serve {}"),
+        *("push {} a/b", "report {}", "diagnose {}", "watch {}"),
+    ],
+)
+def test_a_folder_that_is_not_there_gets_near_names_from_every_command(refuse, command):
+    assert "runs/tron: " in (line := refuse(*command.format("runs/tron").split())[-1])
+    assert "no such folder; did you mean runs/torn?" in line or "is no folder; did you mean runs/torn?" in line
+    # pathlib raises for such a name where one that is merely missing is none.
+    line = refuse(*command.format("x" * 300).split())[-1]
+    assert "x: no such folder; " in line or "x: is no folder; " in line
 
 
 def test_an_unfinished_run_names_its_newest_checkpoint(refuse):

@@ -9,6 +9,7 @@ from hf_finetune.config import paths
 from hf_finetune.config.paths import find_matches, is_local, is_missing
 from hf_finetune.data import check_trained_rows
 from hf_finetune.errors import ConfigError
+from hf_finetune.folders import suggest_path
 
 
 @pytest.mark.parametrize(
@@ -31,6 +32,34 @@ from hf_finetune.errors import ConfigError
 def test_a_path_below_a_folder_that_is_here_is_no_hub_id(workspace, path, missing):
     (workspace / "runs" / "there").mkdir(parents=True)
     assert is_missing(path) is missing
+
+
+def test_runs_are_of_this_machine_even_before_the_first(workspace, monkeypatch):
+    assert is_missing("runs/nope")
+    assert not is_missing("models/nope")
+    monkeypatch.setenv("HF_HUB_CACHE", str(workspace / "cache"))
+    (workspace / "cache" / "models--runs--nope").mkdir(parents=True)
+    assert not is_missing("runs/nope")
+
+
+@pytest.mark.parametrize(
+    ("path", "remedy"),
+    [
+        ("runs/frist", "did you mean runs/first?"),
+        ("./runs/first/checkpoint-10", "did you mean runs/first/checkpoint-1?"),
+        ("runs/zzz", "runs has first, link"),
+        ("run/first", "did you mean runs/first?"),
+        ("run/other", "there is no folder run/ here"),
+        ("runs/frist/checkpoint-1", "did you mean runs/first/checkpoint-1?"),
+        ("runs/other/a/b", "there is no folder other/ in runs"),
+        ("runs/link", "it is a link that leads to nothing"),
+        ("/nope/a", "there is no folder nope/ in /"),
+    ],
+)
+def test_a_path_that_breaks_off_gets_the_nearest_name_there(workspace, path, remedy):
+    (workspace / "runs" / "first" / "checkpoint-1").mkdir(parents=True)
+    (workspace / "runs" / "link").symlink_to("nowhere")
+    assert suggest_path(path) == remedy
 
 
 def test_what_the_cache_holds_is_of_the_hub_even_beside_a_folder_of_its_owner(workspace, monkeypatch):

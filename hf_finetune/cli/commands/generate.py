@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_finetune.cli.answering import AskedModel, AskedOptions, answer_rows
-from hf_finetune.cli.row_files import Output, Overwrite
+from hf_finetune.cli.row_files import Output, Overwrite, read_output
 from hf_finetune.cli.terminal import (
     BasePath,
     Columns,
@@ -89,7 +89,9 @@ def generate(
     check_saved_model(model, "generate", None if base else base_path)  # before torch is imported
     asked = AskedModel(model, base, base_path, trust_chat_template)
     if rows is not None:
-        options = AskedOptions(rows, output, overwrite, prefix, parse_columns(columns, prompts), batch_size)
+        _check_alone(prompts, columns)
+        mapping, written = parse_columns(columns, prompts), read_output(output)
+        options = AskedOptions(rows, written, overwrite, prefix, mapping, batch_size)
         answer_rows(asked, options, settings, system, raw=raw, as_json=as_json)
         return
     for_rows = {"--output": output, "--overwrite": overwrite, "--prefix": prefix, "--columns": columns}
@@ -116,6 +118,14 @@ def _answer_prompts(
         return
     loaded, tokenizer = load_for_generation(model.path, base=model.base_path, first=first)
     _print_samples(speak(loaded, tokenizer), "\n" if tokenizer.chat_template and not raw else "", as_json=as_json)
+
+
+def _check_alone(prompts: list[str] | None, columns: list[str] | None) -> None:
+    """Raise `ConfigError` for prompts beside --input; behind --columns such words are columns."""
+    if prompts and not columns:
+        what = "prompts are given beside the rows of --input"
+        remedy = "leave out one of them; the columns of rows are named with --columns prompt=query"
+        raise ConfigError(Problem(what, remedy, code="HF601"))
 
 
 def _check_prompts(prompts: list[str] | None, for_rows: dict[str, Any]) -> None:

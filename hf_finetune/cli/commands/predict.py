@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hf_finetune.cli.row_files import Output, Overwrite, check_row_files, open_output
+from hf_finetune.cli.row_files import Output, Overwrite, check_row_files, open_output, read_output
 from hf_finetune.cli.terminal import BasePath, Columns, Model, MoreColumns, announce, parse_columns, print_json, say
 from hf_finetune.errors import DataError, Problem
 
@@ -39,7 +39,7 @@ def predict(
 
     from hf_finetune.config import check_saved_model
 
-    mapping = parse_columns(columns, more)
+    mapping, output = parse_columns(columns, more), read_output(output)
     check_saved_model(model, "predict", base_path)  # before torch is imported
     check_row_files(file, output, overwrite=overwrite, example="labelled.jsonl")
     announce(model)

@@ -9,6 +9,7 @@ from typing import Any
 from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.config.model_files.kinds import is_classifier
 from hf_finetune.config.paths import (
+    MAX_NAME_BYTES,
     expand_user,
     find_matches,
     find_ready_made,
@@ -20,10 +21,9 @@ from hf_finetune.config.reading.document import Key, RunDocument, format_key_pat
 from hf_finetune.config.validation.hf_settings import SFT_RECIPES
 from hf_finetune.config.validation.run_file import PLACEHOLDER
 from hf_finetune.errors import ConfigError, suggest
-from hf_finetune.folders import AUTO, CHECKPOINT, find_earlier_run, foreign_entry, not_ours
+from hf_finetune.folders import AUTO, CHECKPOINT, find_earlier_run, foreign_entry, not_ours, suggest_path
 from hf_finetune.shell import shell_path
 
-MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 4095
 TEMPLATE_SUFFIXES = (".jinja", ".j2")
 OUR_TEMPLATES = ("plain", "alpaca", "chatml", "llama-3", "gemma", "mistral", "phi", "qwen")
@@ -158,25 +158,6 @@ def _check_folder(document: RunDocument, key: Key, path: str) -> None:
     elif faults := find_faults(local, path):
         document.refused.add(key)
         document.problems += faults
-
-
-def suggest_path(path: str) -> str:
-    """Suggest a remedy for a missing path: the closest name in its folder, or the nearest folder that exists."""
-    if "://" in path:
-        return "download it first: a file, a folder or a Hub data set id can be named"
-    local = Path(expand_user(path))
-    parent = local.parent
-    if not parent.is_dir():
-        while not parent.is_dir():
-            parent = parent.parent
-        return f"only {parent}/ exists of that path"
-    if local.is_symlink():
-        return "it is a link that leads to nothing"
-    try:
-        names = [entry.name for entry in parent.iterdir() if entry.name != local.name]
-    except OSError:
-        return "check the path"
-    return suggest(local.name, names, "check the path", show=lambda close: str(parent / close))
 
 
 def _find_name_problem(output_dir: str) -> Fault | None:

@@ -6,13 +6,12 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from hf_finetune.config.checks.paths import suggest_path
 from hf_finetune.config.model_files.description import ADAPTER, BASE_RECORD, CONFIG, find_faults
 from hf_finetune.config.model_files.kinds import is_classifier
 from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.folders import CHECKPOINT, MANIFEST
+from hf_finetune.folders import CHECKPOINT, MANIFEST, suggest_path
 from hf_finetune.shell import shell_path
 
 Command = Literal["generate", "chat", "predict", "score", "merge", "export", "serve"]

@@ -103,11 +103,33 @@ def _check_columns(block: LineBlock, shown: str, kind: RowKind) -> None:
     row = next((parse_json_object(line) for line in block.lines if not is_blank(line)), None)
     if row is None:
         return
+    what = f"there is no column {_join_fields(kind)}; the columns are {_list_keys(row)}"
+    raise DataError(Problem(what, _suggest_column(kind, "COLUMN"), shown, code="HF023"))
+
+
+def _explain_no_field(line: bytes, kind: RowKind) -> LineError | None:
+    """What is wrong with a row that has none of the fields, in place of what its file's first row lets be missed."""
+    row = parse_json_object(line)
+    if not row.keys().isdisjoint(kind.fields):
+        return None
+    column = format_key(next(iter(row))).strip("`") if len(row) == 1 else "FIELD"
+    what = f"there is no field {_join_fields(kind)}; this row has {_list_keys(row)}"
+    return LineError(what, _suggest_column(kind, column), code="HF023")
+
+
+def _join_fields(kind: RowKind) -> str:
     *others, last = (f"`{name}`" for name in kind.fields)
-    listed = ", ".join(map(format_key, list(row)[:20]))
-    what = f"there is no column {', '.join(others)} or {last}; the columns are {listed}"
-    remedy = f"take it from another: --columns {'text' if 'text' in kind.fields else kind.fields[0]}=COLUMN"
-    raise DataError(Problem(what, remedy, shown, code="HF023"))
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _list_keys(row: Mapping[str, Any]) -> str:
+    return ", ".join(map(format_key, list(row)[:20])) or "none"
+
+
+def _suggest_column(kind: RowKind, column: str) -> str:
+    # Of a chat the field of one question stands for all that ask.
+    field = next((name for name in ("prompt", "text") if name in kind.fields), kind.fields[0])
+    return f"take it from another: --columns {field}={column}"
 
 
 def accept_added(row_type: type[Struct], names: Sequence[str]) -> type[Struct]:
@@ -150,7 +172,8 @@ def _decode_lines(window: Window, block: LineBlock, decoder: RowDecoder, kind: R
             continue
         try:
             row = decoder.decode_line(line, f"{shown}:{number}")
-        except LineError as bad:
+        except LineError as failed:
+            bad = (_explain_no_field(line, kind) if failed.code == "HF023" else None) or failed
             window.problems.append(Problem(bad.reason, bad.remedy, shown, number, bad.key, code=bad.code))
             continue
         if taken := _list_taken(row, decoder, kind):

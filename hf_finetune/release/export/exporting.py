@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_finetune.environment import __version__, find_versions
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.files import encode_non_finite, fill_folder_atomically
+from hf_finetune.files import encode_non_finite, fill_folder_atomically, hash_file
 from hf_finetune.folders import EXPORT, check_replaceable
 from hf_finetune.label_set import Labels
 from hf_finetune.models.lengths import get_max_length
@@ -164,6 +164,8 @@ def _describe(
 
 def _write_record(folder: Path, result: ExportResult) -> None:
     values = {name: value for name, value in result.as_dict().items() if name != "output"}
+    # By them a push knows that the figures are of what it sends.
+    values["files"] = {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
     document = json.dumps(
         encode_non_finite({"format": FORMAT, **values}), indent=2, ensure_ascii=False, allow_nan=False
     )

@@ -4,6 +4,7 @@
 resumes it. At the end of a run the run itself notes that it was pushed.
 
 files.py        what goes along
+exports.py      what goes along of an export
 search/         what must not: each line with a secret, or a path of this machine, in it
 weights.py      whether it can be used
 redaction.py    paths shortened in what leaves
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -31,7 +33,7 @@ from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.config.sections import HubSection, Run
 from hf_finetune.errors import ConfigError, DataError, FinetuneError, HubError, NotPushedError, Problem
 from hf_finetune.files import hash_file, write_atomically
-from hf_finetune.folders import PUSHED, REPORT, read_pushed
+from hf_finetune.folders import PUSHED, REPORT, read_pushed, suggest_path
 from hf_finetune.ranks import is_first_rank
 from hf_finetune.release.hub.access import check_access
 from hf_finetune.release.hub.card import add_license, check_gated, check_gated_base
@@ -142,10 +144,10 @@ def plan_push(folder: str | Path, repo_id: str, *, options: PushOptions) -> list
     Paths of this machine are taken out of them. Raises `ConfigError`, `DataError` or `ModelError` where they are not.
     """
     check_repo_id(repo_id)
-    if not Path(folder).is_dir():
-        raise ConfigError(
-            Problem("is no folder", "name a run folder or a model folder", path=str(folder), code="HF634")
-        )
+    if not os.path.isdir(folder):
+        remedy = "name a run folder or a model folder"
+        remedy = remedy if os.path.exists(folder) else suggest_path(str(folder), remedy)
+        raise ConfigError(Problem("is no folder", remedy, path=str(folder), code="HF634"))
     # Before anything is opened: the card is made anew from files of the folder, one of which may be a pipe, or hold a
     # list where an object belongs.
     if problems := find_faults(Path(folder), str(folder)) or find_odd_pages(Path(folder)):

@@ -20,6 +20,7 @@ from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.files import hash_file
 from hf_finetune.folders import CARD, MANIFEST, leads_out
 from hf_finetune.models import scratch_gpt
+from hf_finetune.release.hub.exports import SUFFIXES, list_exported, read_export, read_words
 
 _CONFIGS = ("config.json", "adapter_config.json")
 # The code of a ScratchGPT is pushed with its weights: https://huggingface.co/docs/transformers/custom_models
@@ -88,6 +89,7 @@ def plan_files(folder: Path, *, card: bytes | None = None) -> list[PlannedFile]:
         logger.info("reading %.1f GB of weights, to compare them with the manifest and the Hub", weights / 1e9)
     planned = {name: _plan_file(name, path, card if name == CARD else None) for name, path in paths.items()}
     _check_manifest(folder, planned)
+    _check_export(folder, planned)
     _check_code(folder, planned)
     return list(planned.values())
 
@@ -103,22 +105,22 @@ def find_allowed_files(folder: Path) -> dict[str, Path]:
         )
     candidates = [*folder.iterdir(), *(folder / _TEMPLATES).glob("*.jinja")]
     found = {path.relative_to(folder).as_posix(): path for path in sorted(candidates) if path.is_file()}
-    code = _CODE if _is_scratch(folder) else set()
-    allowed = {name: path for name, path in found.items() if _is_allowed(name) or name in code}
+    more = (_CODE if _is_scratch(folder) else set()) | list_exported(folder)
+    allowed = {name: path for name, path in found.items() if _is_allowed(name) or name in more}
     if left := sum(name.startswith(f"{_TEMPLATES}/") and name not in allowed for name in found):
         # Their names are not shown: they may have a line break in them, or anything.
         said = "not pushed: %d of %s, whose names have other signs than letters, digits, '.', '_' and '-'"
         logger.warning(said, left, folder / _TEMPLATES, extra={"code": "HF825"})
     # A foreign model folder may have `vocab.txt` -> ~/.ssh/id_ed25519; the like was found in transformers:
     # https://github.com/huggingface/transformers/pull/46279
-    wrong = {name: what for name, path in allowed.items() if (what := _describe_link(path, folder, code))}
+    wrong = {name: what for name, path in allowed.items() if (what := _describe_link(path, folder, more))}
     if wrong:
         remedy = "put the file itself there, or take the link out"
         raise DataError([Problem(what, remedy, path=str(folder / name), code="HF824") for name, what in wrong.items()])
     return allowed
 
 
-def _describe_link(path: Path, folder: Path, code: set[str]) -> str | None:
+def _describe_link(path: Path, folder: Path, more: set[str]) -> str | None:
     """What is wrong with a file that is a link, out of `folder` or to what is not pushed; None where nothing is."""
     if leads_out(path, folder) or (path.parent != folder and leads_out(path.parent, folder)):
         return "is a link out of the folder"
@@ -126,7 +128,7 @@ def _describe_link(path: Path, folder: Path, code: set[str]) -> str | None:
     if not path.is_symlink() or not target.is_relative_to(home):
         return None
     name = target.relative_to(home).as_posix()
-    return None if _is_allowed(name) or name in code else f"is a link to {name}, which is not pushed"
+    return None if _is_allowed(name) or name in more else f"is a link to {name}, which is not pushed"
 
 
 def find_odd_pages(folder: Path) -> list[Problem]:
@@ -151,7 +153,12 @@ def find_odd_pages(folder: Path) -> list[Problem]:
 
 
 def read_header(path: Path) -> bytes:
-    """Read the header of a safetensors file: its length in 8 bytes, then JSON. Raises `DataError`."""
+    """Read what a file of weights holds beside them; of a safetensors file its length in 8 bytes, then JSON.
+
+    Raises `DataError`.
+    """
+    if not is_safetensors(path.name):
+        return read_words(path)
     # https://github.com/huggingface/safetensors#format
     with path.open("rb") as file:
         start = file.read(8)
@@ -163,6 +170,10 @@ def read_header(path: Path) -> bytes:
 
 def is_weights(name: str) -> bool:
     """Whether a file of this name holds weights."""
+    return is_safetensors(name) or name.endswith(SUFFIXES)
+
+
+def is_safetensors(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
@@ -180,11 +191,11 @@ def _check_model(folder: Path, paths: Mapping[str, Path]) -> None:
     configured = [name for name in _CONFIGS if name in paths]
     if not configured or not any(is_weights(name) for name in paths):
         lacking = "weights as .safetensors" if configured else "config.json or adapter_config.json"
-        remedy = "name the folder of a finished run, of a merged model or of an adapter"
+        remedy = "name the folder of a finished run, of a merged model, of an adapter or of an export"
         raise ConfigError(Problem(f"is no model: there is no {lacking} in it", remedy, path=str(folder), code="HF634"))
     if faults := find_faults(folder, str(folder)):
         raise DataError(faults)
-    for name in filter(is_weights, paths):
+    for name in filter(is_safetensors, paths):
         _check_length(paths[name])  # before it is hashed: a sparse file of a terabyte takes an hour
     for index in [name for name in paths if name.endswith(".index.json")]:
         shards = _read_shards(paths[index])
@@ -228,6 +239,19 @@ def _check_manifest(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
         name: "is not what the run wrote" if name in planned else "is missing: the run wrote it"
         for name, sha256 in written.items()
         if name not in _NOT_HASHED and _is_allowed(name) and (name not in planned or planned[name].sha256 != sha256)
+    }
+    if wrong:
+        raise DataError([Problem(what, remedy, path=str(folder / name), code="HF822") for name, what in wrong.items()])
+
+
+def _check_export(folder: Path, planned: Mapping[str, PlannedFile]) -> None:
+    """Refuse files that the export did not write: its figures, in export.json, would be those of another model."""
+    written = read_export(folder).get("files", {})
+    remedy = "put it back, or export the model again: export.json has the figures of what was compared"
+    wrong = {
+        name: "is not what the export wrote" if name in planned else "is missing: the export wrote it"
+        for name, sha256 in written.items()
+        if name not in planned or planned[name].sha256 != sha256
     }
     if wrong:
         raise DataError([Problem(what, remedy, path=str(folder / name), code="HF822") for name, what in wrong.items()])

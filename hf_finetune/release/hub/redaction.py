@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.errors import DataError, Problem
-from hf_finetune.folders import MANIFEST, REPORT, RUN_FILE
+from hf_finetune.folders import EXPORT, MANIFEST, REPORT, RUN_FILE
 from hf_finetune.pages import is_writable_page
 from hf_finetune.privacy import leave_out_row_prompts, make_portable, redact, redact_yaml
 from hf_finetune.release.hub.files import PlannedFile
@@ -41,8 +41,8 @@ def redact_files(folder: Path, files: Sequence[PlannedFile], found: Found) -> li
         run = read_run(folder)
         run = replace(run, report=_without_places(leave_out_row_prompts(run.report)))
         sent[PAGE] = _with_content(sent[PAGE], render_page(run, diagnose(run)))
-    if MANIFEST in sent:
-        sent[MANIFEST] = _with_hashes(sent[MANIFEST], {name: sent[name].sha256 for name in changed})
+    for record in {MANIFEST, EXPORT} & set(sent):
+        sent[record] = _with_hashes(sent[record], {name: sent[name].sha256 for name in changed})
     check_no_home(sent.values(), found)
     return list(sent.values())
 

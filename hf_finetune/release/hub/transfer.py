@@ -16,6 +16,8 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, Revi
 from huggingface_hub.hf_api import ModelInfo
 
 from hf_finetune.errors import HubError, Problem
+from hf_finetune.folders import EXPORT
+from hf_finetune.release.hub.exports import ALL_WRITTEN
 from hf_finetune.release.hub.files import MODEL_FILES, PlannedFile
 from hf_finetune.release.hub.retries import (
     PATIENCE,
@@ -128,7 +130,10 @@ def _compare(api: HfApi, repo_id: str, files: Sequence[PlannedFile], options: Pu
     there = {sibling.rfilename: sibling for sibling in info.siblings or []}
     changed = [file for file in files if not _is_same(file, there.get(file.name))]
     planned = {file.name for file in files}
-    removed = sorted(name for name in there if MODEL_FILES.fullmatch(name) and name not in planned)
+    # Without its record a file of such a name is of whoever put it there.
+    exported = ALL_WRITTEN if EXPORT in there else frozenset()
+    decide = {name for name in there if MODEL_FILES.fullmatch(name) or name in exported}
+    removed = sorted(decide - planned)
     return _Difference(str(info.sha), bool(info.private), changed, removed)
 
 

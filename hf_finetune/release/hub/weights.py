@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import DataError, ModelError, Problem
-from hf_finetune.release.hub.files import PlannedFile, is_weights
+from hf_finetune.release.hub.files import PlannedFile, is_safetensors
 
 ADAPTER = "adapter_model.safetensors"
 
@@ -21,7 +21,7 @@ def check_weights(folder: Path, files: Sequence[PlannedFile]) -> None:
     whose tokenizer is another than in training.
     """
     for file in files:
-        if is_weights(file.name):
+        if is_safetensors(file.name):
             _check_file(file)
     if any(file.name == ADAPTER for file in files):
         _check_adapter(folder)

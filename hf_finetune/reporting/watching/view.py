@@ -136,7 +136,7 @@ class RunWatcher:
 
 def is_waited_for(folder: Path) -> bool:
     """Whether a folder holds no more than that of a run does which has just begun."""
-    return folder.is_dir() and all(NOBODYS.fullmatch(name) for name in os.listdir(folder))
+    return os.path.isdir(folder) and all(NOBODYS.fullmatch(name) for name in os.listdir(folder))
 
 
 def _describe(run: RunRecord, log: RunLog, diagnosis: Diagnosis) -> RunView:

@@ -177,9 +177,12 @@ def test_what_is_no_json_is_refused_and_not_repeated(client, body):
 
 def test_bodies_are_bounded_and_paths_that_are_none_are_said(client):
     refused(client.chat("a" * 3000), 413, "longer than 2,000 bytes")
-    refused(client.get("/v2/none"), 404, "Not Found")
-    refused(client.get("/v1/completions"), 405, "Method Not Allowed")
-    refused(client.post("/classify", {"text": "a"}), 404, "Not Found")
+    language = (
+        "`hey` is a language model, which is asked by POST at /v1/chat/completions, /v1/completions and /generate"
+    )
+    refused(client.get("/v2/none"), 404, f"/v2/none is no path of this server: {language}")
+    refused(client.post("/classify", {"text": "a"}), 404, f"/classify is no path of this server: {language}")
+    refused(client.get("/generate"), 405, "GET is not taken here, POST is")
     refused(client.get("/v1/models/gpt-4"), 404, "does not exist")
     before = client.count('hf_finetune_requests_total{path="other",status="404"}')
     client.get("/anything/that/a/client/thinks/of")

@@ -53,7 +53,12 @@ def test_it_says_what_predict_writes_with_temperature_and_thresholds(tmp_path, k
         assert len(one["scores"]) == 1
         assert client.post("/classify", {"text": ["a"], "text_pair": ["b", "c"]}).status_code == 400
         assert client.post("/classify", {"text": []}).status_code == 400
-        assert client.post("/v1/completions", {"prompt": "a"}).status_code == 404
+        elsewhere = client.post("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]})
+        assert elsewhere.status_code == 404
+        said = (
+            "/v1/chat/completions is no path of this server: `run` is a classifier, which is asked by POST at /classify"
+        )
+        assert elsewhere.json()["error"]["message"] == said
         assert client.get("/v1/models").json()["data"][0]["id"] == "run"
         assert client.get("/health").json() == {"status": "ok"}
         assert client.count('hf_finetune_tokens_total{model="run"}') == len(TEXTS) + 1

@@ -94,7 +94,7 @@ def _look(
     from hf_finetune.preflight import DataReport, check_run
 
     try:
-        if not run_file.endswith(RUN_FILES) and Path(run_file).is_file():
+        if not run_file.endswith(RUN_FILES) and os.path.isfile(run_file):
             remedy = f"write one for it: hf-finetune new {shell_path(run_file)}"
             raise ConfigError(Problem("is no run file", remedy, run_file, code="HF615"))
         run = load_run([run_file, *settings], read_recipe_name(run_file, settings))

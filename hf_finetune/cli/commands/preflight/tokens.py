@@ -80,10 +80,13 @@ def check_page(page: Path) -> None:
 
 
 def check_folder(path: Path, option: str) -> None:
-    """Raise `ConfigError` where the folder of a file that is to be written is not there: before anything is read."""
-    if str(path) == "-" or not path.parent.is_dir():
-        what = "is no name of a file" if str(path) == "-" else f"there is no folder {path.parent}"
-        raise ConfigError(Problem(what, "name a file in a folder that is there", str(path), key=option, code="HF706"))
+    """Raise `ConfigError` for what is no name of a file, and say that a folder is made: before anything is read."""
+    from hf_finetune.folders import say_new_folder
+
+    if str(path) == "-":
+        what = "is no name of a file"
+        raise ConfigError(Problem(what, "name a file, such as page.html", str(path), key=option, code="HF706"))
+    say_new_folder(path)
 
 
 def _view_text(model: str, text: str, trusted: str | None, chat: bool) -> list[TokenView]:

@@ -61,12 +61,13 @@ def serve(
 ) -> None:
     """Serve a model, its adapters or a classifier: OpenAI's API, /generate, /classify, /metrics, a page at /."""
     from hf_finetune.config import check_saved_model, check_template_hash
-    from hf_finetune.release import Limits, ServeOptions, format_other_servers, serve_model
 
     named = parse_adapters(adapters, more)
     check_template_hash(trust_chat_template)
     for path in (model, *named.values()):  # before torch is imported
         check_saved_model(path, "serve", model if named and path != model else None if base else base_path)
+    from hf_finetune.release import Limits, ServeOptions, format_other_servers, serve_model
+
     counts = (max_body_bytes, max_prompt_tokens, max_tokens, max_choices, max_running, max_waiting)
     limits = Limits(*counts, seconds=timeout, grace_seconds=grace)
     files = {"key_file": api_key_file, "votes": votes, "trust_chat_template": trust_chat_template}

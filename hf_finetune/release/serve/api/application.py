@@ -18,6 +18,7 @@ from hf_finetune.release.serve.api.classify import classify_texts
 from hf_finetune.release.serve.api.comparisons import compare_models, summarize_votes, take_vote
 from hf_finetune.release.serve.api.completions import complete_text, generate_text
 from hf_finetune.release.serve.api.errors import ApiError
+from hf_finetune.release.serve.api.field_messages import MOST_SHOWN
 from hf_finetune.release.serve.api.schemas import (
     REQUESTS,
     ChatRequest,
@@ -84,7 +85,7 @@ def build_application(served: Served) -> FastAPI:
     application = FastAPI(
         title="hf-finetune serve", version=__version__, docs_url=None, redoc_url=None, telemetry=quiet
     )
-    _add_handlers(application)
+    _add_handlers(application, served)
     _add_watched(application, served)
     if served.service is not None:
         _add_models(application, served, served.service)
@@ -96,14 +97,14 @@ def build_application(served: Served) -> FastAPI:
     return application
 
 
-def _add_handlers(application: FastAPI) -> None:
+def _add_handlers(application: FastAPI, served: Served) -> None:
     def explain(_: Request, refused: Exception) -> Response:
         assert isinstance(refused, ApiError)
         return refused.respond()
 
-    def explain_http(_: Request, refused: Exception) -> Response:
+    def explain_http(request: Request, refused: Exception) -> Response:
         assert isinstance(refused, HTTPException)
-        response = ApiError(refused.status_code, str(refused.detail)).respond()
+        response = ApiError(refused.status_code, _explain_path(served, request, refused)).respond()
         response.headers.update(refused.headers or {})
         return response
 
@@ -113,6 +114,19 @@ def _add_handlers(application: FastAPI) -> None:
     application.add_exception_handler(
         Exception, lambda _, __: ApiError(500, "the server has failed; its log says where", code="fault").respond()
     )
+
+
+def _explain_path(served: Served, request: Request, refused: HTTPException) -> str:
+    """Say what is served where, to who has asked at a path that is of no model, or of one of another kind."""
+    if refused.status_code == 405:
+        return f"{request.method} is not taken here, {(refused.headers or {}).get('Allow', 'POST')} is"
+    if refused.status_code != 404:
+        return str(refused.detail)
+    kind, paths = "a classifier", "/classify"
+    if served.service is not None:
+        kind, paths = "a language model", "/v1/chat/completions, /v1/completions and /generate"
+    path = request.url.path[:MOST_SHOWN]
+    return f"{path} is no path of this server: `{served.name}` is {kind}, which is asked by POST at {paths}"
 
 
 def _add_watched(application: FastAPI, served: Served) -> None:

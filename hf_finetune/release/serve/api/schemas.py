@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from hf_finetune.release.serve.api.errors import ApiError
+from hf_finetune.release.serve.api.field_messages import explain_refused
 
 MOST_STOPS, MOST_STOP_CHARACTERS = 16, 256
 MOST_MESSAGES, MOST_PROMPTS, MOST_TEXTS = 2048, 64, 1024
-MOST_SHOWN = 200
 
 Stop = Annotated[str, Field(min_length=1, max_length=MOST_STOP_CHARACTERS)]
 # Numbers are numbers: `true` and "1" are not.
@@ -182,14 +182,10 @@ Asked = TypeVar("Asked", bound=BaseModel)
 
 
 async def read_request(request: Request, kind: type[Asked]) -> Asked:
-    """Read the body of a request. Raises `ApiError` naming the first field that cannot be taken, and not its value."""
+    """Read the body of a request. Raises `ApiError` naming each field that cannot be taken, and no value."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the body has to be JSON: Content-Type: application/json")
     try:
         return kind.model_validate_json(await request.body())
     except ValidationError as refused:
-        first = refused.errors(include_input=False, include_context=False, include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])[:MOST_SHOWN]
-        said = "is not a field that this server knows" if first["type"] == "extra_forbidden" else first["msg"]
-        message = f"{place}: {said}" if place else str(said)
-        raise ApiError(400, message[: 2 * MOST_SHOWN], param=place or None, code=str(first["type"])) from None
+        raise explain_refused(kind, refused) from None
