@@ -29,6 +29,7 @@ from hf_finetune.release.export.gguf.exporting import check, find_template, rend
 from hf_finetune.release.export.gguf.llama_cpp import LlamaCpp
 from hf_finetune.release.export.gguf.writing import About, write_model
 from hf_finetune.release.export.ollama import rendering
+from hf_finetune.release.export.targets import OF_LLAMA_CPP
 from hf_finetune.release.export.template_parity import check_templates
 
 pytest.importorskip("xllamacpp")
@@ -45,31 +46,84 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
     tiny().save_pretrained(root / "base")
     chat_tokenizer().save_pretrained(root / "base")
-    section = ModelSection(path=str(root / "base"))
-    model = load_causal_lm(section, AutoConfig.from_pretrained(root / "base"), 16, bf16=False)
+    adapter_over(root / "base", root / "adapter")
+    chat_tokenizer().save_pretrained(root / "adapter")
+    return root
+
+
+def adapter_over(base: Path, folder: Path) -> Path:
+    """An adapter over the model in `base` that changes its answers."""
+    model = load_causal_lm(ModelSection(path=str(base)), AutoConfig.from_pretrained(base), 16, bf16=False)
     tuned = attach_adapter(model, {"r": 4, "lora_alpha": 8})
     with torch.no_grad():
         for name, weight in tuned.named_parameters():
             if "lora_B" in name:
                 weight.normal_(0, 0.05)
-    tuned.save_pretrained(root / "adapter")
-    save_adapter(tuned, root / "adapter")
-    chat_tokenizer().save_pretrained(root / "adapter")
-    return root
+    tuned.save_pretrained(folder)
+    save_adapter(tuned, folder)
+    return folder
 
 
-@pytest.mark.parametrize("qk_norm", [False, True])  # a Llama, a Qwen3
-def test_a_gpt_from_scratch_gets_into_llama_cpp_as_the_published_architecture_that_it_is(
-    tmp_path: Path, qk_norm: bool
-) -> None:
-    rows = tmp_path / "rows.jsonl"
+def scratch(folder: Path, **fields: Any) -> Path:
+    """A ScratchGPT with a tokenizer of its own."""
+    rows = folder.with_suffix(".jsonl")
     rows.write_text('{"text": "the cat sat on the mat and the dog did not"}\n', encoding="utf-8")
-    base = save_chat_base(tmp_path / "base", rows, gated_mlp=True, qk_norm=qk_norm)
-    export_model(str(base), str(tmp_path / "published"), "llama", few())
-    result = export_model(str(tmp_path / "published"), str(tmp_path / "out"), "gguf", few(quant="f32"))
-    assert result.figures.max_logit_difference < 1e-5
+    return save_chat_base(folder, rows, **fields)
+
+
+GATED = {"gated_mlp": True, "qk_norm": False}
+GPTS: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {**GATED, "num_key_value_heads": 2, "hidden_dropout": 0.1},
+    "Qwen3ForCausalLM": {"gated_mlp": True, "tie_word_embeddings": True},
+    "GPT2LMHeadModel": {"family": "gpt2"},
+}
+
+
+@pytest.mark.parametrize("architecture", OF_LLAMA_CPP)
+def test_a_gpt_from_scratch_gets_into_llama_cpp_as_the_published_architecture_that_it_is(
+    architecture: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = scratch(tmp_path / "base", **GPTS[architecture])
+    with caplog.at_level("INFO"):
+        result = export_model(str(base), str(tmp_path / "out"), "gguf", few(quant="f32"))
+    # llama.cpp looks up GPT-2's activation in a table of 16 bits; the logits are those of the weights.
+    assert result.figures.max_logit_difference < 1e-5 * result.figures.logit_scale
     assert result.figures.equal_answers + result.figures.ties == 4
     assert result.own_figures["texts_with_equal_tokens"] == 200
+    assert f"the ScratchGPT is made a {architecture} first, as --to llama does it" in caplog.text
+    assert json.loads((tmp_path / "out" / "export.json").read_text())["figures"]["architecture"] == architecture
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [architecture]
+    assert any("hidden_dropout=0.1" in each for each in result.left_out) == ("hidden_dropout" in GPTS[architecture])
+    ids = torch.tensor([[1, 7, 30, 12]])
+    with torch.no_grad():
+        ours, theirs = (load_for_generation(str(path))[0](ids).logits for path in (base, tmp_path / "out"))
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_an_adapter_of_a_gpt_from_scratch_goes_over_its_base_as_llama_cpp_knows_it(tmp_path: Path) -> None:
+    adapter = adapter_over(scratch(tmp_path / "base", **GATED), tmp_path / "adapter")
+    merged = export_model(str(adapter), str(tmp_path / "merged"), "gguf", few(quant="f32"))
+    alone = export_model(str(adapter), str(tmp_path / "alone"), "gguf", few(quant="f32", adapter_only=True))
+    for result in (merged, alone):
+        assert result.figures.max_logit_difference < 1e-5 * result.figures.logit_scale
+        assert result.figures.equal_answers + result.figures.ties == 4
+    assert not (tmp_path / "alone" / "model.gguf").exists()
+    of_gpt2 = adapter_over(scratch(tmp_path / "gpt2", family="gpt2"), tmp_path / "of_gpt2")
+    with pytest.raises(ModelError, match=r"it changes model\.layers\..*, which llama\.cpp does not of a gpt2"):
+        export_model(str(of_gpt2), str(tmp_path / "out"), "gguf", few(adapter_only=True))
+
+
+@pytest.mark.parametrize("to", ["gguf", "ollama"])
+def test_a_gpt_from_scratch_that_llama_cpp_does_not_compute_is_refused_with_the_fields(to: str, tmp_path: Path) -> None:
+    base = scratch(tmp_path / "base", ngram_order=2, ngram_vocab_size=9)
+    with pytest.raises(ModelError) as refused:
+        export_model(str(base), str(tmp_path / "out"), to, few())
+    (problem,) = refused.value.problems
+    # An Apertus would be nearer, but llama.cpp computes another activation of it.
+    assert "no architecture that llama.cpp is given here computes this ScratchGPT" in str(problem)
+    assert "Qwen3ForCausalLM, are ngram_order=2 (it must be 1), gated_mlp=false (it must be true)" in str(problem)
+    assert "hidden_act=relu2 (it must be silu)" in str(problem)
+    assert "preset: llama-like" in str(problem)
 
 
 def test_a_merged_adapter_in_gguf_answers_as_the_run_does(folders: Path, tmp_path: Path) -> None:
