@@ -24,6 +24,7 @@ from hf_finetune.models.adapters.attach import attach_adapter, save_adapter
 from hf_finetune.models.loading import load_causal_lm
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.release.export import ExportOptions, check_export, export_model
+from hf_finetune.release.export.conversations import CONVERSATIONS
 from hf_finetune.release.export.gguf import exporting, vocabulary
 from hf_finetune.release.export.gguf.exporting import check, find_template, render_by_llama_cpp
 from hf_finetune.release.export.gguf.llama_cpp import LlamaCpp
@@ -182,6 +183,18 @@ def test_llama_cpp_begins_a_prompt_as_the_run_does(begin: str | None, adds: bool
         renderer = render_by_llama_cpp(theirs, begin if written.add_bos else "")
         [found] = check_templates(tokenizer, {"llama.cpp": renderer})
     assert (found.equal, found.refused) == (18, 2)
+
+
+def test_llama_cpp_writes_tools_as_the_run_does_in_their_order_and_with_every_key(tmp_path: Path) -> None:
+    tokenizer = copy.deepcopy(chat_tokenizer())
+    tokenizer.chat_template = read_built_in("qwen")
+    path = tmp_path / "model.gguf"
+    write_model(path, tiny(), tokenizer, "f32", About("tiny", template=find_template(tokenizer)))
+    with LlamaCpp(path, context=64) as theirs:
+        [found] = check_templates(tokenizer, {"llama.cpp": render_by_llama_cpp(theirs, "")})
+        told = theirs.render(CONVERSATIONS["tools"].messages, CONVERSATIONS["tools"].tools)
+    assert found.equal == 20
+    assert 0 < told.index('"place": {') < told.index('"days": {"type": "integer", "minimum": 1, "default": 3}')
 
 
 def test_an_export_whose_weights_are_wrong_is_refused(
