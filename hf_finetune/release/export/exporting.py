@@ -12,7 +12,7 @@ from typing import Any
 
 from hf_finetune.environment import __version__, find_versions
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.files import encode_non_finite, fill_folder_atomically
+from hf_finetune.files import encode_non_finite, fill_folder_atomically, raise_write_errors
 from hf_finetune.folders import EXPORT, check_replaceable
 from hf_finetune.label_set import Labels
 from hf_finetune.models.lengths import get_max_length
@@ -79,7 +79,8 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
     run = ask(_open_run(source), rows, source.labels, margins=True)
     source, passed = publish(merge_source(source), target.architectures)
     try:
-        with fill_folder_atomically(place, partial(check_replaceable, output, overwrite=options.overwrite)) as aside:
+        check = partial(check_replaceable, output, overwrite=options.overwrite)
+        with raise_write_errors(), fill_folder_atomically(place, check) as aside:
             aside.mkdir()
             logger.info("writing %s", shell_path(output))
             written = _compare_templates(source, exporter.write(source, aside, options), aside)
@@ -92,7 +93,7 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
             )
             check_near(result.figures, result.tolerance, output)
             _write_record(aside, result)
-        write_card(place, made_from=folder)
+            write_card(aside, made_from=folder, called=place)
     except OSError as problem:
         raise explain_unwritten(problem, output) from problem
     return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from hf_finetune.chat.built_in import read_built_in
 from hf_finetune.cli import app
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ConfigError, MachineError, ModelError
+from hf_finetune.folders import check_replaceable
 from hf_finetune.models.adapters.attach import attach_adapter, save_adapter
 from hf_finetune.models.loading import load_causal_lm
 from hf_finetune.models.saved import load_for_generation
@@ -30,6 +32,7 @@ from hf_finetune.release.export.gguf.exporting import check, find_template, rend
 from hf_finetune.release.export.gguf.llama_cpp import LlamaCpp
 from hf_finetune.release.export.gguf.writing import About, write_model
 from hf_finetune.release.export.ollama import rendering
+from hf_finetune.release.export.summary import describe_result
 from hf_finetune.release.export.targets import OF_LLAMA_CPP
 from hf_finetune.release.export.template_parity import check_templates
 
@@ -150,6 +153,34 @@ def test_an_adapter_alone_is_compared_over_its_base_and_kept_without(folders: Pa
     assert result.figures.equal_answers + result.figures.ties == 4
     assert (out / "adapter.gguf").stat().st_size == result.own_figures["bytes"]
     assert not (out / "model.gguf").exists()
+    assert "stored" not in result.own_figures  # of the base, which is not kept
+    assert dict(describe_result(result))["size"].endswith("over a base in f32")
+    check_replaceable(str(out), overwrite=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of a file's size")
+@pytest.mark.parametrize("adapter_only", [False, True])
+def test_a_file_that_is_cut_short_is_said_with_its_reason(folders: Path, tmp_path: Path, adapter_only: bool) -> None:
+    most = 40_000 if adapter_only else 100_000
+    program = f"""
+import resource, signal
+from hf_finetune.release.export.gguf.adapters import write_adapter
+from hf_finetune.release.export.gguf.writing import About, write_model
+from release.export.gguf_models import chat_tokenizer, tiny
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({most}, {most}))
+path = {str(tmp_path / "cut.gguf")!r}
+from pathlib import Path
+try:
+    if {adapter_only}:
+        write_adapter(Path(path), Path({str(folders / "adapter")!r}), tiny().config, "tuned")
+    else:
+        write_model(Path(path), tiny(), chat_tokenizer(), "f16", About("tiny"))
+except OSError as problem:
+    print(problem.strerror)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "File too large\n", done.stderr
 
 
 def test_the_command_writes_a_modelfile_and_says_what_was_compared(
@@ -160,11 +191,14 @@ def test_the_command_writes_a_modelfile_and_says_what_was_compared(
     asked = ["export", str(folders / "base"), str(out), "--to", "ollama", "--quant", "q8_0", "--rows", "2"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
-    assert "20 of 20 by llama.cpp" in done.output
+    assert "20 of 20 equal by llama.cpp" in done.output
     assert "(not offered there: tools, a tool that was called)" in done.output
     assert "since Go is not installed" in done.output
     text = (out / "Modelfile").read_text()
     assert text.startswith("FROM ./model.gguf\nTEMPLATE ")
+    check_replaceable(str(out), overwrite=True)  # made of nothing but what an export has
+    with pytest.raises(ConfigError, match="is there already"):
+        check_replaceable(str(out), overwrite=False)
     assert 'PARAMETER stop "<|im_end|>"' in text
 
 

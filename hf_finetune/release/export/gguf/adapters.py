@@ -18,6 +18,7 @@ from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.files.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hf_finetune.models.gguf_folders.families import find_family, rename
 from hf_finetune.models.gguf_folders.weights import put_in_pairs
+from hf_finetune.release.export.gguf.writing import open_writer
 
 ADAPTER = "adapter.gguf"
 PREFIX = "base_model.model."
@@ -67,8 +68,7 @@ def write_adapter(path: Path, folder: Path, config: PreTrainedConfig, name: str)
     for; `OSError` where the file cannot be written.
     """
     settings = check_adapter(folder, config)
-    writer = gguf.GGUFWriter(path, find_family(config).architecture)
-    try:
+    with open_writer(path, config) as writer:
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_name(name)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
@@ -79,8 +79,6 @@ def write_adapter(path: Path, folder: Path, config: PreTrainedConfig, name: str)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-    finally:
-        writer.close()
     return path.stat().st_size
 
 

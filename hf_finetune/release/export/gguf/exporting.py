@@ -82,6 +82,8 @@ def write_with(
     figures: dict[str, Any] = {"quant": quant, "bytes": written.bytes, "stored": dict(written.types)}
     if options.adapter_only:
         assert source.adapter is not None
+        # Of the base nothing is kept: it is there to be compared over.
+        del figures["stored"]
         figures["bytes"] = write_adapter(folder / ADAPTER, source.adapter, base.config, about.name)
     # Before minutes of answers: a vocabulary or a template that is taken otherwise spoils all of them.
     with LlamaCpp(folder / MODEL) as theirs:
