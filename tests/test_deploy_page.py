@@ -33,7 +33,7 @@ def test_commands_and_options_of_the_page_are_those_of_the_program():
     commands = typer.main.get_command(app).commands
     options = {parameter.opts[0] for parameter in commands["export"].params if parameter.opts[0].startswith("--")}
     assert set(re.findall(r"^\| `(--[a-z0-9-]+)`", PAGE, re.MULTILINE)) == options
-    for line in re.findall(r"^\$ hf-finetune (.+)$", PAGE, re.MULTILINE):
+    for line in re.findall(r"^(?:\$ |.+ \| `)hf-finetune ([^`\n]+)", PAGE, re.MULTILINE):
         name, *words = shlex.split(line)
         commands[name].make_context(name, words)
 
