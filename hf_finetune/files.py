@@ -136,19 +136,40 @@ def fill_folder_atomically(path: Path, check: Callable[[], None] = lambda: None)
             check()
             for file in (each for each in aside.rglob("*") if each.is_file()):
                 sync_file(file)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(aside, path)
-            sync_folder(path.parent)
+            _exchange(path, aside)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def _exchange(path: Path, aside: Path) -> None:
+    """Let the folder `aside` take the place of `path`. Raises OSError, and leaves `path` as it was then."""
+    old = aside.with_suffix(".old.aside")
+    # Renamed and not removed: a kill in the middle of a removal would leave half a folder under the name.
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(aside, path)
+    except OSError:
+        if old.exists():
+            os.replace(old, path)
+        raise
+    sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _remove_left(path: Path) -> None:
-    """Remove what processes that were killed have left of a folder that was to take the place of `path`."""
-    named = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.aside")
-    for folder in path.parent.iterdir() if path.parent.is_dir() else ():
-        if (found := named.fullmatch(folder.name)) and not psutil.pid_exists(int(found[1])):
+    """Remove what processes that were killed have left of a folder that was to take the place of `path`.
+
+    What stood there, and was moved away for it, gets its name back where nothing has it.
+    """
+    named = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.(old\.)?aside")
+    for folder in sorted(path.parent.iterdir()) if path.parent.is_dir() else ():
+        found = named.fullmatch(folder.name)
+        if found is None or psutil.pid_exists(int(found[1])):
+            continue
+        if found[2] and not os.path.lexists(path):
+            os.replace(folder, path)
+        else:
             shutil.rmtree(folder, ignore_errors=True)
 
 

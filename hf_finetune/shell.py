@@ -97,6 +97,14 @@ def wrap_for(stream: Any, text: str) -> str:
     return "\n".join(_wrap_line(line, columns) for line in text.split("\n"))
 
 
+def split_for(stream: Any, text: str, taken: int) -> list[str]:
+    """The lines of `text` where `stream` is a terminal of which `taken` columns are not for it; else it is one."""
+    columns = _measure(stream) - taken
+    if columns < _NARROWEST:
+        return [text]
+    return textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False) or [text]
+
+
 def _wrap_line(line: str, columns: int) -> str:
     if len(line) <= columns or _COMMAND.match(line):
         return line

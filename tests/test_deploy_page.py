@@ -9,7 +9,10 @@ from pathlib import Path
 import typer
 
 from hf_finetune.cli import app
+from hf_finetune.config.sections import ScratchSection
 from hf_finetune.models.gguf_folders.families import FAMILIES
+from hf_finetune.models.scratch_gpt import ScratchGPTConfig
+from hf_finetune.models.scratch_presets import PRESETS, build_scratch_config
 from hf_finetune.release.export import compare
 from hf_finetune.release.export.conversations import CONVERSATIONS
 from hf_finetune.release.export.gguf import exporting as gguf
@@ -20,7 +23,7 @@ from hf_finetune.release.export.llama import conversion
 from hf_finetune.release.export.llama import writing as llama_writing
 from hf_finetune.release.export.onnx import writing
 from hf_finetune.release.export.options import ROWS
-from hf_finetune.release.export.targets import TARGETS
+from hf_finetune.release.export.targets import OF_LLAMA_CPP, TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -30,7 +33,7 @@ def test_commands_and_options_of_the_page_are_those_of_the_program():
     commands = typer.main.get_command(app).commands
     options = {parameter.opts[0] for parameter in commands["export"].params if parameter.opts[0].startswith("--")}
     assert set(re.findall(r"^\| `(--[a-z0-9-]+)`", PAGE, re.MULTILINE)) == options
-    for line in re.findall(r"^\$ hf-finetune (.+)$", PAGE, re.MULTILINE):
+    for line in re.findall(r"^(?:\$ |.+ \| `)hf-finetune ([^`\n]+)", PAGE, re.MULTILINE):
         name, *words = shlex.split(line)
         commands[name].make_context(name, words)
 
@@ -55,6 +58,19 @@ def test_the_architectures_that_a_scratch_gpt_can_be_are_those_of_the_code():
     rows = dict(re.findall(r"^\|.*\| `(\w+)` \| (yes|with another activation alone)", section, re.MULTILINE))
     assert rows.keys() == conversion.ARCHITECTURES.keys()
     assert tuple(name for name in rows if rows[name] != "yes") == conversion.TRANSFORMERS_ALONE
+
+
+def test_the_presets_that_llama_cpp_computes_are_all_but_those_that_the_page_names():
+    named = re.findall(r"`([a-z0-9-]+)`", PAGE.partition("(the presets ")[2].partition(" among")[0])
+    fits = {name: conversion.find_architecture(configure(name), OF_LLAMA_CPP) for name in PRESETS}
+    assert set(named) == {name for name, fit in fits.items() if fit.obstacles}
+    published = {name: conversion.describe_published(configure("tiny"), name) for name in conversion.ARCHITECTURES}
+    assert {*OF_LLAMA_CPP} == {name for name, config in published.items() if config.model_type in FAMILIES}
+
+
+def configure(preset: str) -> ScratchGPTConfig:
+    special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    return build_scratch_config(ScratchSection(preset=preset), vocab_size=300, **special)
 
 
 def test_what_gguf_holds_is_what_the_page_says():

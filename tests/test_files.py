@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -152,6 +153,44 @@ def test_a_folder_beside_the_one_that_is_made_stays_but_what_a_killed_process_ha
     with fill_folder_atomically(tmp_path / "model") as aside:
         aside.mkdir()
     assert names_in(tmp_path) == [running.name, theirs.name, "model"]
+
+
+def test_what_gave_way_when_a_process_was_killed_gets_its_name_back(tmp_path):
+    old = tmp_path / ".model.99999999.old.aside"
+    old.mkdir()
+    (old / "weights").write_text("old")
+    with pytest.raises(KeyError), fill_folder_atomically(tmp_path / "model"):
+        raise KeyError
+    assert names_in(tmp_path) == ["model"]
+    assert (tmp_path / "model" / "weights").read_text() == "old"
+
+
+def test_a_folder_is_never_half_removed_under_its_name(tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    removed = []
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **how: removed.append(path.name))
+    with fill_folder_atomically(folder) as aside:
+        aside.mkdir()
+    assert removed
+    assert not [name for name in removed if not name.startswith(".model.")]
+
+
+def test_a_folder_that_cannot_give_way_stays(tmp_path, monkeypatch):
+    folder, move = tmp_path / "model", os.replace
+    folder.mkdir()
+    (folder / "weights").write_text("old")
+
+    def refuse(old, new):
+        if Path(new) == folder and ".old." not in str(old):
+            raise OSError(errno.EIO, "an error of the disk")
+        move(old, new)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="an error of the disk"), fill_folder_atomically(folder) as aside:
+        aside.mkdir()
+    assert names_in(tmp_path) == ["model"]
+    assert (folder / "weights").read_text() == "old"
 
 
 def test_what_somebody_has_put_there_meanwhile_is_not_replaced(tmp_path):

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from hf_finetune.cli.terminal import say_pairs
 from hf_finetune.shell import wrap_for
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no pty")
@@ -44,6 +45,17 @@ def test_a_line_in_a_terminal_is_broken_between_words_and_never_in_a_path_a_code
     served = "vllm serve models/base --served-model-name base --port 8000"
     for whole in (command, f"  {command}", served, "short", "", "a table   of  columns"):
         assert read_terminal(whole) == whole
+
+
+def test_a_value_goes_on_below_its_beginning(monkeypatch):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    with os.fdopen(ours, "r") as shown, os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        say_pairs([("name", "one two three four five six seven eight"), ("a longer name", "x")])
+        terminal.flush()
+        lines = [shown.readline().rstrip() for _ in range(3)]
+    assert lines == ["         name  one two three four five", "               six seven eight", "a longer name  x"]
 
 
 def test_a_line_in_a_pipe_or_a_file_stays_as_it_is(tmp_path):

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
@@ -17,7 +17,7 @@ import typer.core
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem
 from hf_finetune.interruption import forget_signal
 from hf_finetune.privacy import escape_control_characters, escape_for_terminal, escape_json
-from hf_finetune.shell import shell_path, wrap_for
+from hf_finetune.shell import shell_path, split_for, wrap_for
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,6 +85,15 @@ def say(line: str = "", *, file: TextIO | None = None, flush: bool = False) -> N
     """
     stream = sys.stdout if file is None else file
     print(wrap_for(stream, escape_control_characters(line)), file=stream, flush=flush)
+
+
+def say_pairs(pairs: Sequence[tuple[str, str]]) -> None:
+    """Print names and values in two columns; in a terminal, what is too long for a line goes on below its beginning."""
+    width = max((len(name) for name, _ in pairs), default=0)
+    for name, value in pairs:
+        # Wrapped here, and not by `say`, which would go on below the name.
+        for number, line in enumerate(split_for(sys.stdout, value, width + 2)):
+            say(f"{'' if number else name:>{width}}  {line}")
 
 
 def say_piece(text: str) -> None:

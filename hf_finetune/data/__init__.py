@@ -21,7 +21,7 @@ from hf_finetune.lazy_imports import import_lazily
 if TYPE_CHECKING:
     from hf_finetune.data.corpora.canaries import COPIES, make_canaries, write_canaries
     from hf_finetune.data.corpora.standard_library import CANARIES, write_corpus
-    from hf_finetune.data.early_check import check_scored_rows, check_trained_rows
+    from hf_finetune.data.early_check import check_compared_rows, check_scored_rows, check_trained_rows
     from hf_finetune.data.labels.freeze import freeze_labels
     from hf_finetune.data.reading.file_kinds import check_rows_name
     from hf_finetune.data.reading.reader import read_rows
@@ -43,6 +43,7 @@ __all__ = [
     "Splits",
     "TextCollator",
     "balance_classes",
+    "check_compared_rows",
     "check_rows_name",
     "check_scored_rows",
     "check_trained_rows",

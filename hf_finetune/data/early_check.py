@@ -48,6 +48,21 @@ def check_scored_rows(run: Run) -> None:
         load_rows(run.data.test, data, "labelled" if labels else None, run.eval.by)
 
 
+def check_compared_rows(path: str, rows: str) -> None:
+    """Read the rows on which the model in `path` is compared with what is made of it; raises `DataError`, logs nothing.
+
+    `rows` is what --data names. Of a model on the Hub, and of large files, that they are there is all that is seen.
+    """
+    labels, data = is_classifier(Path(path)), DataSection(train=rows)
+    files = resolve_sources(rows, "test", data.format)
+    if labels is None or sum(file.path.stat().st_size for file in files) > SMALL:
+        return
+    number = labels and read_problem_type(Path(path)) == "regression"
+    data = data.model_copy(update={"task": "regression"}) if number else data
+    with hide_messages():
+        load_rows(rows, data, "labelled" if labels else None)
+
+
 def _are_small(data: DataSection) -> bool:
     roles = {role: sources for role in ("train", "validation", "test") if (sources := getattr(data, role)) is not None}
     files = [file for role, sources in roles.items() for file in resolve_sources(sources, role, data.format)]

@@ -71,7 +71,8 @@ RECORDS = (LOG, RUN_FILE, MANIFEST, REPORT, "report.html", PUSHED, ROW_SCORES, *
 SEAL = "checkpoint.json"
 # What `merge` and `export` write, by suffix or by name.
 _OF_A_MODEL = re.compile(
-    r".*\.(?:json|safetensors|jinja|py|model|onnx|onnx\.data)|README\.md|report\.html|merges\.txt|vocab\.txt|row_prints\.npz"
+    r".*\.(?:json|safetensors|jinja|py|model|onnx|onnx\.data|gguf)|Modelfile"
+    r"|README\.md|report\.html|merges\.txt|vocab\.txt|row_prints\.npz"
 )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hf_finetune.release.export.checks import check_export
     from hf_finetune.release.export.exporting import ExportResult, export_model
     from hf_finetune.release.export.options import ExportOptions
+    from hf_finetune.release.export.summary import describe_result
     from hf_finetune.release.hub import (
         check_push,
         format_push_result,
@@ -41,6 +42,7 @@ __all__ = [
     "ServeOptions",
     "check_export",
     "check_push",
+    "describe_result",
     "export_model",
     "format_other_servers",
     "format_push_result",

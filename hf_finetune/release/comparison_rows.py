@@ -18,10 +18,13 @@ from hf_finetune.config.paths import expand_user
 from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.config.sections import DataSection
 from hf_finetune.data.reading.formats import Kind
+from hf_finetune.data.reading.sources import resolve_sources
+from hf_finetune.data.splitting.one_split import SPLIT, load_rows
 from hf_finetune.data.splitting.splits import Splits, load_splits
 from hf_finetune.data.tokenization.conversations import tokenize_conversations
 from hf_finetune.data.tokenization.text import encode_documents, encode_texts
 from hf_finetune.errors import FinetuneError, Problem
+from hf_finetune.evaluation.scoring.rows import are_conversations
 from hf_finetune.folders import RUN_FILE
 from hf_finetune.label_set import Labels
 from hf_finetune.models.files.locate import read_trained_labels
@@ -63,12 +66,14 @@ def load_comparison_rows(
     """
     limit = min(longest or LONGEST, LONGEST)
     if data is not None:
+        # First, for the message: what `load_rows` refuses is no setting of a run file.
+        resolve_sources(data, "test", "auto")
         section = DataSection(train=data, task="regression" if labels and labels.kind == "number" else None)
         section = section.model_copy(update={"labels": read_trained_labels(str(folder))}) if labels else section
         if labels is None:
             rows = _load_file_rows(section, tokenizer, limit, most)
         else:
-            texts = load_splits(section, "labelled", seed=0, of_hub="test").rows["train"]
+            texts = load_rows(data, section, "labelled").rows[SPLIT]
             rows = _encode_labeled_texts(texts, tokenizer, limit, labels, most)
         logger.info("to be compared on %d rows of %s", len(rows), data)
         return rows
@@ -98,15 +103,11 @@ def load_comparison_rows(
 def _load_file_rows(
     section: DataSection, tokenizer: PreTrainedTokenizerFast, limit: int, most: int
 ) -> list[ComparisonRow]:
-    try:
-        splits = load_splits(section, "conversation", seed=0, of_hub="test")
-    except FinetuneError as no_conversations:
-        try:
-            documents = load_splits(section, "document", seed=0, of_hub="test")
-        except FinetuneError:
-            raise no_conversations from None
-        return _tokenize_documents(documents.rows["train"], tokenizer, limit, most)
-    return _tokenize_conversations(splits, "train", section, tokenizer, limit, most)
+    assert isinstance(section.train, str)
+    splits = load_rows(section.train, section, None)
+    if are_conversations(splits.rows[SPLIT]):
+        return _tokenize_conversations(splits, SPLIT, section, tokenizer, limit, most)
+    return _tokenize_documents(splits.rows[SPLIT], tokenizer, limit, most)
 
 
 def _load_validation_rows(

@@ -122,7 +122,7 @@ def merge_adapter(
             merged = _reload(merged, aside, saved_in, device)
             facts = replace(_compare(before, measure_model(merged, rows, labels)), output=output, dtype=saved_in)
             _check_same(facts, before, tolerance, exact=exact)
-        write_card(target, made_from=folder)
+            write_card(aside, made_from=folder, called=target)
     except OSError as problem:
         raise explain_unwritten(problem, output) from problem
     return facts

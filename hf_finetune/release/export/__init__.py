@@ -11,6 +11,7 @@ conversations       which
 onnx/ gguf/ ollama/ the targets
 llama/              --to llama: a ScratchGPT as the published architecture that computes the same
 exporting           the export itself: made aside, compared, renamed
+summary             what there is to say of it, in lines
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from hf_finetune.release.export.checks import check_export
     from hf_finetune.release.export.exporting import ExportResult, export_model
     from hf_finetune.release.export.options import ExportOptions
+    from hf_finetune.release.export.summary import describe_result
     from hf_finetune.release.export.targets import TARGETS
 
-__all__ = ["TARGETS", "ExportOptions", "ExportResult", "check_export", "export_model"]
+__all__ = ["TARGETS", "ExportOptions", "ExportResult", "check_export", "describe_result", "export_model"]
 
 __getattr__, __dir__ = import_lazily(__name__)

@@ -6,17 +6,20 @@ import importlib.util
 from pathlib import Path
 
 from hf_finetune.config import check_saved_model, check_template_hash
+from hf_finetune.config.model_files.description import ADAPTER
+from hf_finetune.data import check_compared_rows
 from hf_finetune.errors import ConfigError, MachineError, Problem, suggest
-from hf_finetune.folders import EXPORT, check_replaceable
+from hf_finetune.folders import CHECKPOINT, EXPORT, MANIFEST, check_replaceable
 from hf_finetune.release.export.options import ExportOptions, get_own_options
 from hf_finetune.release.export.targets import TARGETS
+from hf_finetune.reporting.card import find_source_run
 
 
 def check_export(path: str, output: str, to: str, options: ExportOptions) -> None:
     """Raise an error for all that can be told from names and JSON files; torch is not imported.
 
     That is `ConfigError` for a target or option that there is not, a folder that is no model or may not be replaced,
-    and `MachineError` for a package that is not installed.
+    `MachineError` for a package that is not installed, and `DataError` for malformed rows and files of the run.
     """
     target = TARGETS.get(to)
     if target is None:
@@ -31,10 +34,37 @@ def check_export(path: str, output: str, to: str, options: ExportOptions) -> Non
     check_template_hash(options.trust_chat_template)
     check_saved_model(path, "export", options.base)
     _refuse_export(Path(path))
+    _refuse_options_of_adapters(path, options)
     check_replaceable(output, overwrite=options.overwrite)
+    _refuse_checkpoint_name(Path(output))
     if absent := [name for name in target.packages if importlib.util.find_spec(name) is None]:
         what = f"the package {absent[0]} is not installed, which --to {to} needs"
         raise MachineError(Problem(what, f'in the clone of hf-finetune: pip install ".[{target.extra}]"', code="HF711"))
+    if Path(path).is_dir():
+        # The card is made of them, at the end: by then it would cost minutes.
+        find_source_run(Path(path))
+    if options.data is not None:
+        # The last, since it reads a file.
+        check_compared_rows(path, options.data)
+
+
+def _refuse_options_of_adapters(path: str, options: ExportOptions) -> None:
+    """Raise `ConfigError` for what only an adapter has, of a folder that is none; what a Hub id is, is seen later."""
+    if not Path(path).is_dir() or (Path(path) / ADAPTER).exists():
+        return
+    if options.base is not None:
+        what = "is a whole model, which takes no base"
+        raise ConfigError(Problem(what, "leave it out", path=path, key="--base", code="HF534"))
+    if options.adapter_only:
+        what = "is a whole model, and --adapter-only is for an adapter"
+        raise ConfigError(Problem(what, "leave it out", path=path, key="--adapter-only", code="HF607"))
+
+
+def _refuse_checkpoint_name(place: Path) -> None:
+    """Raise `ConfigError` for a folder that a run would go on from; any other one may lie inside of a run's."""
+    if CHECKPOINT.fullmatch(place.name) and (place.parent / MANIFEST).exists():
+        what = "the run around it would take the export for a checkpoint of its own"
+        raise ConfigError(Problem(what, "name it otherwise", path=str(place), code="HF707"))
 
 
 def _refuse_export(folder: Path) -> None:

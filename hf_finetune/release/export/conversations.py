@@ -24,6 +24,7 @@ def _say(*texts: str, system: str | None = None) -> Conversation:
     return Conversation((*([] if system is None else [{"role": "system", "content": system}]), *turns))
 
 
+# In no order of the alphabet, and with keys that not every server keeps: one that sorts or drops them is seen.
 WEATHER = {
     "type": "function",
     "function": {
@@ -31,8 +32,12 @@ WEATHER = {
         "description": "What the weather is like: <now> & later",
         "parameters": {
             "type": "object",
-            "properties": {"city": {"type": "string", "description": "caf\u00e9"}, "days": {"type": "integer"}},
-            "required": ["city"],
+            "properties": {
+                "place": {"type": "string", "description": "caf\u00e9"},
+                "days": {"type": "integer", "minimum": 1, "default": 3},
+            },
+            "required": ["place"],
+            "additionalProperties": False,
         },
     },
 }
@@ -40,7 +45,11 @@ CALL: Message = {
     "role": "assistant",
     "content": "",
     "tool_calls": [
-        {"id": "call00001", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Bern"}}}
+        {
+            "id": "call00001",
+            "type": "function",
+            "function": {"name": "get_weather", "arguments": {"place": "Bern", "days": 2}},
+        }
     ],
 }
 ANSWER: Message = {"role": "tool", "tool_call_id": "call00001", "name": "get_weather", "content": '{"sky": "blue"}'}

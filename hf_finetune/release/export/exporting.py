@@ -12,12 +12,13 @@ from typing import Any
 
 from hf_finetune.environment import __version__, find_versions
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.files import encode_non_finite, fill_folder_atomically, hash_file
+from hf_finetune.files import encode_non_finite, fill_folder_atomically, hash_file, raise_write_errors
 from hf_finetune.folders import EXPORT, check_replaceable
 from hf_finetune.label_set import Labels
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
 from hf_finetune.release.export.compare import ANSWER_TOKENS, Figures, Said, ask, check_near, compare
+from hf_finetune.release.export.llama.on_the_way import foresee_published, publish
 from hf_finetune.release.export.options import ExportOptions, get_own_options
 from hf_finetune.release.export.runtimes import Runtime, TransformersClassifier, TransformersLanguageModel
 from hf_finetune.release.export.source import Source, describe_weights, load_source, merge_source
@@ -68,7 +69,7 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
     check_replaceable(output, overwrite=options.overwrite)
 
     def first(config: Any, tokenizer: Any) -> None:
-        exporter.check(config, tokenizer, options, path)
+        exporter.check(foresee_published(config, target.architectures, path), tokenizer, options, path)
 
     source = load_source(path, options.base, options.trust_chat_template, first)
     _check_place(place, source)
@@ -76,21 +77,23 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
     logger.info("asking the model as it was trained")
     # Before an adapter is merged: what was trained is the base with the adapter beside it.
     run = ask(_open_run(source), rows, source.labels, margins=True)
-    source = merge_source(source)
+    source, passed = publish(merge_source(source), target.architectures)
     try:
-        with fill_folder_atomically(place, partial(check_replaceable, output, overwrite=options.overwrite)) as aside:
+        check = partial(check_replaceable, output, overwrite=options.overwrite)
+        with raise_write_errors(), fill_folder_atomically(place, check) as aside:
             aside.mkdir()
             logger.info("writing %s", shell_path(output))
-            written = exporter.write(source, aside, options)
-            written = _compare_templates(source, written, aside)
+            written = _compare_templates(source, exporter.write(source, aside, options), aside)
             # All that is asked of the source later, since its weights are given back before the export is opened.
             facts, folder, labels = describe_weights(source), source.folder, source.labels
             del source  # a machine that just holds one model does not hold two
             export = _ask_export(exporter.open_runtime(aside, options), rows, labels)
-            result = _describe(output, to, target, options, compare(run, export, rows, labels), written, facts, labels)
+            result = _describe(
+                output, to, target, options, compare(run, export, rows, labels), [passed, written], facts, labels
+            )
             check_near(result.figures, result.tolerance, output)
             _write_record(aside, result)
-        write_card(place, made_from=folder)
+            write_card(aside, made_from=folder, called=place)
     except OSError as problem:
         raise explain_unwritten(problem, output) from problem
     return result
@@ -142,7 +145,7 @@ def _describe(
     target: Target,
     options: ExportOptions,
     figures: Figures,
-    written: Written,
+    steps: Sequence[Written],
     source: dict[str, Any],
     labels: Labels | None,
 ) -> ExportResult:
@@ -154,9 +157,9 @@ def _describe(
         options=get_own_options(options),
         tolerance=own if options.tolerance is None else Tolerance(own.measure, options.tolerance),
         figures=figures,
-        own_figures=dict(written.figures),
-        templates={each.renderer: each.as_dict() for each in written.templates},
-        left_out=written.left_out,
+        own_figures={name: value for each in steps for name, value in each.figures.items()},
+        templates={found.renderer: found.as_dict() for each in steps for found in each.templates},
+        left_out=tuple(left for each in steps for left in each.left_out),
         source=source,
         versions={"hf-finetune": __version__, **find_versions(("transformers", "torch", *target.packages))},
     )

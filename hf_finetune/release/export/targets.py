@@ -72,14 +72,21 @@ class Target:
     """Of pyproject.toml, which brings them."""
     options: tuple[str, ...] = ()
     """Fields of `ExportOptions` that it takes beside those of all."""
+    architectures: tuple[str, ...] = ()
+    """Those that a ScratchGPT is put into on the way there; none where it is taken as it is."""
 
     def load(self) -> Exporter:
         return cast(Exporter, import_module(self.module))
 
 
+# Of those that `--to llama` writes, the ones that GGUF files are written of.
+OF_LLAMA_CPP = ("LlamaForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel")
+
 TARGETS: dict[str, Target] = {
     "onnx": Target("hf_finetune.release.export.onnx", ("onnx", "onnxruntime", "onnxscript"), "onnx", ("int8", "opset")),
     "llama": Target("hf_finetune.release.export.llama"),
-    "gguf": Target("hf_finetune.release.export.gguf", ("xllamacpp",), "llamacpp", ("quant", "adapter_only")),
-    "ollama": Target("hf_finetune.release.export.ollama", ("xllamacpp",), "llamacpp", ("quant",)),
+    "gguf": Target(
+        "hf_finetune.release.export.gguf", ("xllamacpp",), "llamacpp", ("quant", "adapter_only"), OF_LLAMA_CPP
+    ),
+    "ollama": Target("hf_finetune.release.export.ollama", ("xllamacpp",), "llamacpp", ("quant",), OF_LLAMA_CPP),
 }

@@ -42,10 +42,12 @@ NO_LICENSE = "not stated; set card.license in the run file"
 _MARKUP = re.compile(r"([\\`*\[\]<>&|~]|(?<![^\W_])_|_(?![^\W_]))")
 
 
-def write_card(folder: Path, made_from: Path | None = None, *, report: dict[str, Any] | None = None) -> Path:
+def write_card(
+    folder: Path, made_from: Path | None = None, *, report: dict[str, Any] | None = None, called: Path | None = None
+) -> Path:
     """Write README.md into a model folder and return its path; `made_from` is the run whose adapter was merged into it.
 
-    `report` takes the place of report.json.
+    `report` takes the place of report.json; `called` is what the folder will be, where it has another name as yet.
 
     A README.md without our marker is left alone, with a warning. Raises `DataError` for malformed files of the run (see
     `read_run`), and `CannotWriteError`.
@@ -54,12 +56,13 @@ def write_card(folder: Path, made_from: Path | None = None, *, report: dict[str,
     if path.exists() and MARKER not in path.read_text(encoding="utf-8", errors="replace"):
         logger.warning("%s is yours and stays as it is: no model card was written", CARD, extra={"code": "HF708"})
         return path
+    run = find_source_run(folder, made_from, report)
     try:
-        write_atomically(path, render_card(find_source_run(folder, made_from, report)))
+        write_atomically(path, render_card(run if called is None else replace(run, name=called.resolve().name)))
     except OSError as problem:
-        what = f"cannot be written ({problem.strerror})"
+        what, shown = f"cannot be written ({problem.strerror})", str((called or folder) / CARD)
         code = find_writing_code(problem.errno)
-        raise CannotWriteError(Problem(what, "make room, or allow writing", path=str(path), code=code)) from problem
+        raise CannotWriteError(Problem(what, "make room, or allow writing", path=shown, code=code)) from problem
     return path
 
 

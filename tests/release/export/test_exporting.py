@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import re
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +20,8 @@ from tuned_adapters import adapter_on, save, saved_base, train
 from tuned_classifiers import SPAM, classifier_on, saved_backbone
 
 from hf_finetune.cli import main
-from hf_finetune.errors import CannotWriteError, ConfigError, MachineError, ModelError
+from hf_finetune.errors import CannotWriteError, ConfigError, DataError, MachineError, ModelError
+from hf_finetune.folders import MANIFEST
 from hf_finetune.models.classification_head import fold_decision
 from hf_finetune.models.decision import Decision, read_decision, write_decision
 from hf_finetune.release.export import checks
@@ -24,7 +30,9 @@ from hf_finetune.release.export.exporting import export_model
 from hf_finetune.release.export.options import ExportOptions
 from hf_finetune.release.export.runtimes import TransformersClassifier, TransformersLanguageModel
 from hf_finetune.release.export.source import save_companions
+from hf_finetune.release.export.summary import describe_result
 from hf_finetune.release.export.targets import TARGETS, Target, Tolerance, Written
+from hf_finetune.release.hub.files import find_allowed_files
 from hf_finetune.release.merge import merge_adapter
 
 FEW = ExportOptions(rows=3)
@@ -191,12 +199,104 @@ def test_the_command_prints_a_table_or_json(folders, copied, tmp_path, monkeypat
         assert not end.value.code
         shown.append(capsys.readouterr().out)
     table = dict(line.strip().split("  ", 1) for line in shown[0].splitlines())
-    assert (table["target"], table["rows"], table["equal answers"]) == ("copy", "2", "2 of 2")
-    assert table["left out"] == "nothing"
+    assert (table["target"], table["compared on"], table["answers"]) == ("copy", "2 rows", "2 of 2 equal")
+    assert (table["size"], table["left out"]) == ("7 bytes", "nothing")
+    assert re.fullmatch(r"\d\.\d{4} before, \d\.\d{4} after \(0\.\d{3} % apart\)", table["mean loss"])
     result = json.loads(shown[1])
     assert result["output"] == str(tmp_path / "two")
     assert result["figures"]["equal_answers"] == 2
     assert json.loads((tmp_path / "two" / "export.json").read_text())["figures"] == result["figures"]
+
+
+def test_every_figure_of_a_target_is_said_and_bytes_have_a_unit(folders, copied, tmp_path):
+    result = export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
+    own = {"bytes": 3_000_000, "bytes_in_float32": 12_345_678, "times_smaller": 4.1, "times_as_fast": 1.5}
+    own |= {"architecture": "LlamaForCausalLM", "stored": {"F16": 23, "F32": 7}, "quant": "f16", "new_figure": 5}
+    result = replace(result, own_figures=own, options={"int8": True, "opset": 18})
+    said = [": ".join(pair) for pair in describe_result(result)]
+    assert {
+        "target: copy, int8, opset 18",
+        "architecture: LlamaForCausalLM",
+        "size: 3.0 MB in f16",
+        "weights: 23 in F16, 7 in F32",
+        "in 8 bits: 4.1 times smaller, 1.50 times as fast on this machine as the 12.3 MB of float32",
+        "new figure: 5",
+    } <= {*said}
+    assert any(re.fullmatch(r"compared on: 3 rows, \d+ tokens", line) for line in said)
+    assert not any("{" in line for line in said)
+    assert max(len(line.partition(":")[0]) for line in said) <= 12
+
+
+def test_rows_that_are_named_are_scored_and_not_trained(folders, copied, tmp_path, caplog):
+    rows = tmp_path / "rows.jsonl"
+    chat = {"messages": [{"role": "user", "content": "the"}, {"role": "assistant", "content": "cat"}]}
+    rows.write_text(json.dumps(chat) + "\n", encoding="utf-8")
+    with caplog.at_level("INFO"):
+        export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", replace(FEW, data=str(rows)))
+    (counted,) = [line for line in caplog.messages if "the longest" in line]
+    assert re.match(r"test: 1 conversation, \d+ tokens, \d+ of them scored", counted)
+    assert "of them trained" not in caplog.text
+
+
+@pytest.mark.parametrize("command", ["export", "merge"])
+def test_rows_at_fault_are_refused_before_torch_is_imported(command, folders, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "a"}\n{"text": 5}\n', encoding="utf-8")
+    (tmp_path / "labels.jsonl").write_text('{"text": "a", "label": "x"}\n', encoding="utf-8")
+    more = ["--to", "llama"] if command == "export" else []
+    for name, said in (("rows.jsonl", "rows.jsonl:2: text"), ("none.jsonl", "--data: no such file")):
+        words = [command, str(folders / "adapter"), str(tmp_path / "out"), *more, "--data", str(tmp_path / name)]
+        program = f"import sys; sys.argv[1:] = {words!r}; from hf_finetune.cli import main\n"
+        program += "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules, 'imported'"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert said in done.stderr
+
+
+def test_an_export_has_its_card_when_it_gets_its_name(folders, copied, tmp_path, monkeypatch):
+    named = []
+    replace_folder = os.replace
+
+    def note(old, new):
+        if Path(new).name == "out":
+            named.append((Path(old) / "README.md").read_text(encoding="utf-8"))
+        replace_folder(old, new)
+
+    monkeypatch.setattr(os, "replace", note)
+    export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
+    assert len(named) == 1
+    assert "# out" in named[0]
+    assert ".aside" not in named[0]
+    assert (tmp_path / "out" / "README.md").read_text(encoding="utf-8") == named[0]
+
+
+def test_an_export_may_lie_in_its_run_but_not_under_the_name_of_a_checkpoint(folders, copied, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(folders / "base", run)
+    (run / MANIFEST).write_text('{"run_id": "1"}', encoding="utf-8")
+    for inside in ("onnx", "checkpoint-x"):
+        check_export(str(run), str(run / inside), "copy", FEW)
+    with pytest.raises(ConfigError, match="the run around it would take the export for a checkpoint of its own"):
+        check_export(str(run), str(run / "checkpoint-5"), "copy", FEW)
+    export_model(str(run), str(run / "onnx"), "copy", FEW)
+    assert not any(name.startswith("onnx") for name in find_allowed_files(run))  # what is pushed
+
+
+def test_a_file_of_the_run_that_the_card_cannot_be_written_of_is_said_at_once(folders, copied, tmp_path):
+    run = shutil.copytree(folders / "base", tmp_path / "run")
+    (run / MANIFEST).write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"manifest\.json: is torn, or no JSON"):
+        check_export(str(run), str(tmp_path / "out"), "copy", FEW)
+
+
+def test_what_only_an_adapter_has_is_refused_of_a_whole_model(folders, copied, tmp_path, monkeypatch):
+    monkeypatch.setitem(TARGETS, "copy", Target("copy_target", options=("adapter_only",)))
+    base, out = str(folders / "base"), str(tmp_path / "out")
+    with pytest.raises(ConfigError, match="--base: is a whole model, which takes no base"):
+        check_export(base, out, "copy", replace(FEW, base=base))
+    with pytest.raises(ConfigError, match="--adapter-only: is a whole model, and --adapter-only is for an adapter"):
+        check_export(base, out, "copy", replace(FEW, adapter_only=True))
+    check_export(str(folders / "adapter"), out, "copy", replace(FEW, base=base, adapter_only=True))
 
 
 def test_a_folder_that_cannot_be_written_is_one_message(folders, copied, tmp_path):

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from hf_finetune.cli.terminal import Json, Model, Trust, announce, print_json, say
-
-if TYPE_CHECKING:
-    from hf_finetune.release import ExportResult
+from hf_finetune.cli.terminal import Json, Model, Trust, announce, print_json, say_pairs
 
 
 def export(
@@ -52,24 +49,6 @@ def export(
     if as_json:
         print_json(result.as_dict())
         return
-    _print_result(result)
+    from hf_finetune.release import describe_result
 
-
-def _print_result(result: ExportResult) -> None:
-    values = {"output": result.output, "target": result.target, **result.options, **result.as_dict()["figures"]}
-    for name, value in values.items():
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        shown += f" of {values['rows']}" if name == "equal_answers" and value is not None else ""
-        say(f"{name.replace('_', ' '):>26}  {shown}")
-    for name, found in result.templates.items():
-        say(f"{'equal prompts':>26}  {found['equal']} of {found['conversations']} by {name}{_format_others(found)}")
-    for left in result.left_out:
-        say(f"{'left out':>26}  {left}")
-
-
-def _format_others(found: dict[str, Any]) -> str:
-    """What is not equal, and not otherwise either."""
-    refused, alone = found["refused_by_both"], found.get("not_offered", ())
-    said = [f"{refused} refused by both"] if refused else []
-    said += [f"not offered there: {', '.join(alone)}"] if alone else []
-    return f" ({'; '.join(said)})" if said else ""
+    say_pairs(describe_result(result))

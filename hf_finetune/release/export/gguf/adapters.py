@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import PreTrainedConfig
 
@@ -17,6 +18,7 @@ from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.files.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from hf_finetune.models.gguf_folders.families import find_family, rename
 from hf_finetune.models.gguf_folders.weights import put_in_pairs
+from hf_finetune.release.export.gguf.writing import open_writer
 
 ADAPTER = "adapter.gguf"
 PREFIX = "base_model.model."
@@ -42,7 +44,21 @@ def check_adapter(folder: Path, config: PreTrainedConfig) -> Mapping[str, Any]:
     start = str(settings.get("init_lora_weights")).lower()
     if start.startswith(OF_OTHER_BASES):
         raise _refuse(folder, f"it began as {start}, which changes the base")
+    with safe_open(folder / ADAPTER_WEIGHTS, "pt") as weights:
+        for name in weights.keys():  # noqa: SIM118  # no mapping
+            _name_factor(folder, name, config)
     return settings
+
+
+def _name_factor(folder: Path, name: str, config: PreTrainedConfig) -> tuple[str, str, str]:
+    """The module of a factor, llama.cpp's name for its weight, and which factor it is. Raises `ModelError`."""
+    # base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight -> blk.0.attn_q.weight, lora_a
+    ending = next((each for each in PARTS if name.endswith(each)), "")
+    module = name.removeprefix(PREFIX).removesuffix(ending)
+    theirs = rename(find_family(config), f"{module}.weight") if ending and name.startswith(PREFIX) else None
+    if theirs is None or theirs.startswith("token_embd"):
+        raise _refuse(folder, f"it changes {module}, which llama.cpp does not of a {config.model_type}")
+    return module, theirs, PARTS[ending]
 
 
 def write_adapter(path: Path, folder: Path, config: PreTrainedConfig, name: str) -> int:
@@ -52,8 +68,7 @@ def write_adapter(path: Path, folder: Path, config: PreTrainedConfig, name: str)
     for; `OSError` where the file cannot be written.
     """
     settings = check_adapter(folder, config)
-    writer = gguf.GGUFWriter(path, find_family(config).architecture)
-    try:
+    with open_writer(path, config) as writer:
         writer.add_type(gguf.GGUFType.ADAPTER)
         writer.add_name(name)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
@@ -64,8 +79,6 @@ def write_adapter(path: Path, folder: Path, config: PreTrainedConfig, name: str)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-    finally:
-        writer.close()
     return path.stat().st_size
 
 
@@ -73,18 +86,13 @@ def iterate_factors(folder: Path, settings: Mapping[str, Any], config: PreTraine
     """Yield the factors by the names of llama.cpp, `blk.0.attn_q.weight.lora_a` (rank, in) and `lora_b` (out, rank)."""
     family = find_family(config)
     for name, value in load_file(folder / ADAPTER_WEIGHTS).items():
-        # base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight -> blk.0.attn_q.weight.lora_a
-        ending = next((each for each in PARTS if name.endswith(each)), "")
-        module = name.removeprefix(PREFIX).removesuffix(ending)
-        theirs = rename(family, f"{module}.weight") if ending and name.startswith(PREFIX) else None
-        if theirs is None or theirs.startswith("token_embd"):
-            raise _refuse(folder, f"it changes {module}")
+        module, theirs, part = _name_factor(folder, name, config)
         factor: Array = value.float().numpy()
-        if PARTS[ending] == "lora_b":
+        if part == "lora_b":
             if family.pairs:
                 factor = put_in_pairs(theirs, factor, config)
             factor = factor * np.float32(_find_scale(module, factor.shape[1], settings))
-        yield f"{theirs}.{PARTS[ending]}", np.ascontiguousarray(factor)
+        yield f"{theirs}.{part}", np.ascontiguousarray(factor)
 
 
 def _find_scale(module: str, rank: int, settings: Mapping[str, Any]) -> float:

@@ -23,6 +23,7 @@ from hf_finetune.release.export.gguf.adapters import ADAPTER, check_adapter, wri
 from hf_finetune.release.export.gguf.llama_cpp import LlamaCpp, RequestRefused
 from hf_finetune.release.export.gguf.odd_texts import check_tokens
 from hf_finetune.release.export.gguf.writing import About, check_model, write_model
+from hf_finetune.release.export.llama.on_the_way import publish_model
 from hf_finetune.release.export.options import ExportOptions
 from hf_finetune.release.export.runtimes import Floats, Runtime, TransformersLanguageModel
 from hf_finetune.release.export.source import Source, save_companions
@@ -81,6 +82,8 @@ def write_with(
     figures: dict[str, Any] = {"quant": quant, "bytes": written.bytes, "stored": dict(written.types)}
     if options.adapter_only:
         assert source.adapter is not None
+        # Of the base nothing is kept: it is there to be compared over.
+        del figures["stored"]
         figures["bytes"] = write_adapter(folder / ADAPTER, source.adapter, base.config, about.name)
     # Before minutes of answers: a vocabulary or a template that is taken otherwise spoils all of them.
     with LlamaCpp(folder / MODEL) as theirs:
@@ -97,8 +100,7 @@ def _load_base(source: Source) -> PreTrainedModel:
     whole = replace(source.record, dtype="float32", quantization=None)
     base: PreTrainedModel = load_base(whole, device=torch.device("cpu"))
     base.generation_config = source.model.generation_config
-    base.eval()
-    return base
+    return publish_model(base.eval())
 
 
 def find_license(source: Source) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import numpy as np
 from gguf.constants import GGML_QUANT_VERSION, GGMLQuantizationType
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from hf_finetune.errors import ModelError
 from hf_finetune.models.gguf_folders.families import find_family
 from hf_finetune.models.gguf_folders.weights import iterate_weights, list_weights
+from hf_finetune.models.ready_made.gguf_header import read_gguf_header
 from hf_finetune.release.export.gguf.quantization import QUANTS, check_quant, choose_type, count_bytes, store
 from hf_finetune.release.export.gguf.settings import describe_settings, find_rope_factors
 from hf_finetune.release.export.gguf.vocabulary import Vocabulary, describe_vocabulary
@@ -69,8 +72,7 @@ def write_model(
     `check_model` does, and `OSError` where the file cannot be written.
     """
     vocabulary = check_model(model.config, tokenizer, quant)
-    writer = gguf.GGUFWriter(path, find_family(model.config).architecture)
-    try:
+    with open_writer(path, model.config) as writer:
         _add_about(writer, about, quant)
         for key, value in describe_settings(model.config).items():
             add_value(writer, key, value)
@@ -78,9 +80,26 @@ def write_model(
         if about.template is not None:
             writer.add_chat_template(about.template)
         types = _write_weights(writer, model, quant)
-    finally:
-        writer.close()
     return Written(path.stat().st_size, types, vocabulary.notes, vocabulary.add_bos)
+
+
+@contextmanager
+def open_writer(path: Path, config: PreTrainedConfig) -> Iterator[gguf.GGUFWriter]:
+    """Yield a writer of the file `path` for a model with `config`. Raises OSError where it cannot be written."""
+    writer = gguf.GGUFWriter(path, find_family(config).architecture)
+    try:
+        try:
+            yield writer
+        finally:
+            writer.close()
+        # numpy closes a file of its own for each weight, and is silent where the end of it finds no room.
+        read_gguf_header(path)
+    except (OSError, ModelError) as problem:
+        if isinstance(problem, ModelError) or problem.errno is None:
+            # It says how many bytes it wrote and not why no more: one more byte fails for the same reason.
+            with path.open("ab", buffering=0) as file:
+                file.write(b"\0")
+        raise
 
 
 def _add_about(writer: gguf.GGUFWriter, about: About, quant: str) -> None:

@@ -2,6 +2,7 @@
 
 conversion  which architecture computes the same, or what is in the way; the model itself
 writing     what is refused, and the folder
+on_the_way  the same for a target that is made of it
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,10 +56,22 @@ class Fit:
     obstacles: tuple[str, ...]
 
 
-def find_architecture(config: ScratchGPTConfig) -> Fit:
+def find_architecture(config: ScratchGPTConfig, among: Collection[str] = tuple(ARCHITECTURES)) -> Fit:
     """Find the architecture that computes a ScratchGPT exactly, or the nearest one and what stands in its way."""
-    fits = [Fit(name, tuple(_list_obstacles(config, allowed))) for name, allowed in ARCHITECTURES.items()]
+    fits = [Fit(name, tuple(_list_obstacles(config, ARCHITECTURES[name]))) for name in among]
     return min(fits, key=lambda fit: len(fit.obstacles))
+
+
+def describe_published(config: ScratchGPTConfig, architecture: str) -> PreTrainedConfig:
+    """The configuration of a ScratchGPT as `architecture`, which computes it."""
+    import transformers
+
+    config_class = getattr(transformers, architecture).config_class
+    convert = _convert_to_gpt2_config if architecture == "GPT2LMHeadModel" else _convert_to_modern_config
+    published = convert(config, config_class)
+    # Written by `save_pretrained` of a model alone, and not by that of a configuration.
+    published.architectures = [architecture]
+    return published
 
 
 def _list_obstacles(config: ScratchGPTConfig, allowed: dict[str, tuple[Any, ...]]) -> Iterator[str]:
@@ -84,14 +96,9 @@ def convert_to_published(model: ScratchGPTForCausalLM) -> PreTrainedModel:
     fit = find_architecture(model.config)
     if fit.obstacles:
         raise ValueError(f"{fit.architecture} does not compute this ScratchGPT: {', '.join(fit.obstacles)}")
-    model_class = getattr(transformers, fit.architecture)
-    convert_config, convert_weights = (
-        (_convert_to_gpt2_config, _convert_to_gpt2_weights)
-        if fit.architecture == "GPT2LMHeadModel"
-        else (_convert_to_modern_config, _convert_to_modern_weights)
-    )
+    convert_weights = _convert_to_gpt2_weights if fit.architecture == "GPT2LMHeadModel" else _convert_to_modern_weights
     with init.no_init_weights():  # which would take longer than the conversion
-        published: Any = model_class(convert_config(model.config, model_class.config_class))
+        published: Any = getattr(transformers, fit.architecture)(describe_published(model.config, fit.architecture))
     published.to(model.device, model.dtype)
     published.load_state_dict(convert_weights(model, fit.architecture))
     published.tie_weights()

@@ -17,6 +17,7 @@ from hf_finetune.models.loading import load_pretrained
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.models.scratch_gpt import ScratchGPTConfig
 from hf_finetune.release.export.llama.conversion import TRANSFORMERS_ALONE, convert_to_published, find_architecture
+from hf_finetune.release.export.llama.on_the_way import check_fit, list_left_out
 from hf_finetune.release.export.options import ExportOptions
 from hf_finetune.release.export.runtimes import Runtime, TransformersLanguageModel
 from hf_finetune.release.export.source import Source, save_companions
@@ -35,14 +36,7 @@ def check(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, options:
     if has_classification_head(config):
         what = "is a classifier whose head has a bias, which those of the published architectures have not"
         raise ModelError(Problem(what, "export it with --to onnx", path=path, code="HF972"))
-    fit = find_architecture(config)
-    if fit.obstacles:
-        what = (
-            f"no published architecture computes this ScratchGPT; in the way of the nearest, {fit.architecture}, "
-            f"{'is' if len(fit.obstacles) == 1 else 'are'} {', '.join(fit.obstacles)}"
-        )
-        remedy = "train one with other fields, such as model.scratch.preset: llama-like"
-        raise ModelError(Problem(what, remedy, path=path, code="HF972"))
+    check_fit(find_architecture(config), "no published architecture", path)
 
 
 def get_tolerance(options: ExportOptions) -> Tolerance:
@@ -65,8 +59,7 @@ def write(source: Source, folder: Path, options: ExportOptions) -> Written:
             extra={"code": "HF975"},
         )
     left_out = ["what the run keeps of its rows (row_prints.npz), its checkpoints and its report"]
-    if model.config.hidden_dropout and architecture != "GPT2LMHeadModel":
-        left_out.append(f"hidden_dropout={model.config.hidden_dropout:g}, of which only more training would take note")
+    left_out += list_left_out(model.config, architecture)
     return Written(tuple(left_out), {"architecture": architecture, "dtype": str(published.dtype).rpartition(".")[2]})
 
 

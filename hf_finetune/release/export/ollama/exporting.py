@@ -17,7 +17,8 @@ from hf_finetune.release.export.runtimes import Runtime
 from hf_finetune.release.export.source import Source
 from hf_finetune.release.export.targets import Tolerance, Written
 
-# Ollama writes tools as JSON in a form of its own; a template that names none makes it refuse them.
+# Ollama drops the order of a tool's parameters, and keys that it does not know, before a template sees it
+# (api.ToolFunction, templateProperties): none can write the run's bytes. One that names no tools makes it refuse them.
 WITH_TOOLS = ("tools", "a tool that was called")
 
 
