@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import shutil
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
 import typer
 from chat_models import saved_parrot
 from release.serve.small_servers import SAYS_HEY, Client, listening_server, served
@@ -60,6 +64,22 @@ def test_the_example_and_the_paths_of_the_page_are_what_a_server_answers(tmp_pat
     told = {path for _, path in re.findall(r"^\| `(GET|POST) (/[^`]*)`", PAGE, re.MULTILINE)}
     known = {path for path in described if not path.startswith("/page/")} | {"/", "/openapi.json"}
     assert told == known - {"/v1/models/{name}"} | {"/classify"}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
+def test_the_lines_of_curl_get_an_answer_whole_and_in_pieces(tmp_path):
+    (example,) = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+    with served(saved_parrot(tmp_path / "sft", SAYS_HEY)) as running, listening_server(running) as address:
+        typed = example.replace("boil an egg", "walk").replace("http://127.0.0.1:8000", address)
+        # In front of each: no bar of progress in what is compared.
+        done = subprocess.run(["bash", "-ec", typed.replace("curl ", "curl -s ")], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    plain, *events = done.stdout.decode().replace("}data: ", "}\ndata: ", 1).splitlines()
+    assert json.loads(plain)["choices"][0]["message"]["content"] == "hey."
+    lines = [line.removeprefix("data: ") for line in events if line]
+    assert lines[-1] == "[DONE]"
+    pieces = [json.loads(line)["choices"][0]["delta"].get("content") or "" for line in lines[:-1]]
+    assert "".join(pieces) == "hey."
 
 
 def test_what_the_page_quotes_is_what_is_said():

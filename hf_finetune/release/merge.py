@@ -16,8 +16,8 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from hf_finetune.chat.template import find_end_token_ids, trust_named_template
 from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem, find_writing_code
-from hf_finetune.files import fill_folder_atomically
-from hf_finetune.folders import STREAM_PRINTS, check_replaceable
+from hf_finetune.files import fill_folder_atomically, hash_file
+from hf_finetune.folders import check_replaceable
 from hf_finetune.folders.decision_record import DECISION
 from hf_finetune.models.adapters.loading import (
     attach_saved_adapter,
@@ -29,7 +29,7 @@ from hf_finetune.models.adapters.loading import (
     suppress_peft_warnings,
 )
 from hf_finetune.models.classification_head import get_auto_class, is_classifier, read_labels, unwrap_adapter
-from hf_finetune.models.files.adapter import BaseRecord, fetch_adapter, write_base_record
+from hf_finetune.models.files.adapter import ADAPTER_WEIGHTS, BaseRecord, fetch_adapter, write_base_record
 from hf_finetune.models.generation_config import settle_generation, stop_after_turns
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.models.loading import load_safely
@@ -42,7 +42,6 @@ from hf_finetune.release.measurement import (
     measure_model,
 )
 from hf_finetune.reporting.card import write_card
-from hf_finetune.row_prints import read_row_prints, write_row_prints
 from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
@@ -118,7 +117,7 @@ def merge_adapter(
         with fill_folder_atomically(target, partial(check_replaceable, output, overwrite=overwrite)) as aside:
             logger.info("writing %s", shell_path(output))
             _save(merged, tokenizer, aside, folder)
-            write_base_record(aside, record)
+            write_base_record(aside, replace(record, started_from=_describe_adapter(adapter, folder)))
             merged = _reload(merged, aside, saved_in, device)
             facts = replace(_compare(before, measure_model(merged, rows, labels)), output=output, dtype=saved_in)
             _check_same(facts, before, tolerance, exact=exact)
@@ -218,10 +217,12 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pa
     tokenizer.save_pretrained(folder)
     if is_classifier(model) and (adapter / DECISION).exists():
         shutil.copy(adapter / DECISION, folder)
-    if (prints := read_row_prints(adapter)) is not None:
-        write_row_prints(folder, prints)  # what the adapter was trained on, the merged model was
-        if prints.parts:
-            shutil.copy(adapter / STREAM_PRINTS, folder)
+
+
+def _describe_adapter(name: str, folder: Path) -> dict[str, str]:
+    """By what `score` finds the run, whose folder tells which rows were trained."""
+    # Not the prints of its rows: a merged folder is passed on, and by them its reader could test for a row.
+    return {"name_or_path": name, "sha256": hash_file(folder / ADAPTER_WEIGHTS)}
 
 
 def _compare(before: Measurement, after: Measurement) -> MergeResult:

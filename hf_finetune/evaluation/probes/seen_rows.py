@@ -15,7 +15,7 @@ from datasets import Dataset
 from hf_finetune.data.splitting.assignment import Hashes
 from hf_finetune.data.splitting.seen_rows import Flags, find_seen_rows
 from hf_finetune.folders import MANIFEST, is_run_folder
-from hf_finetune.models.files.ancestors import iterate_trained_folders
+from hf_finetune.models.files.ancestors import find_gone_origin, iterate_trained_folders
 from hf_finetune.privacy import redact_path
 from hf_finetune.row_prints import RowPrints, read_row_prints
 
@@ -52,6 +52,8 @@ def read_training_records(path: str) -> TrainingRecords:
             found.older[name] = hashes
         else:
             found.unknown.append(name)
+    if (gone := find_gone_origin(path)) is not None:
+        found.unknown.append(redact_path(gone))
     return found
 
 

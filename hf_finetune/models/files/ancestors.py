@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_finetune.config.model_files.regular import read_object
+from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ConfigError
 from hf_finetune.folders import CHECKPOINT
 from hf_finetune.models.files.adapter import ADAPTER_CONFIG, BASE_RECORD
@@ -29,6 +30,16 @@ def iterate_trained_folders(path: str) -> Iterator[Path]:
         if CHECKPOINT.fullmatch(folder.resolve().name):
             waiting.append(folder.resolve().parent)
         waiting += [Path(name).expanduser() for name in _list_parents(folder)]
+
+
+def find_gone_origin(path: str) -> str | None:
+    """The adapter that the merged model in `path` was made of, where it was a folder that is not there any more."""
+    folder = Path(path).expanduser()
+    if (folder / ADAPTER_CONFIG).exists():
+        return None
+    origin = (read_object(folder / BASE_RECORD) or {}).get("started_from")
+    name = origin.get("name_or_path") if isinstance(origin, dict) else None
+    return name if isinstance(name, str) and is_missing(name) else None
 
 
 def _list_parents(folder: Path) -> list[str]:

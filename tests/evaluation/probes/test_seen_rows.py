@@ -94,16 +94,20 @@ def test_documents_and_the_runs_before_are_looked_at(run_recipe, tmp_path, base)
     asked = write(tmp_path / "asked.jsonl", [*conversations(50, 2), conversations(0, 6)[2], conversations(20, 6)[1]])
     for model in (adapter, merged):
         found = score(model, asked)["seen_rows"]
-        assert [Path(name).name for name in found["runs"]] == [model.name, "tuned"]
+        assert sorted(Path(name).name for name in found["runs"]) == ["adapter", "tuned"]
         assert found["places"] == [f"{Path(asked).name}:3", f"{Path(asked).name}:4"]
         of_first = score(model, again)["seen_rows"]
         assert [Path(name).name for name in of_first["runs"]] == ["pretrained"], "two runs before"
+    # It is passed on, and whoever has it could test for a row.
+    assert not list(merged.glob("row_prints*"))
     # A record that should be there and is not: unknown, and never "none".
     (tuned / "row_prints.npz").unlink()
     found = score(adapter, asked)["seen_rows"]
     assert found["places"] == [f"{Path(asked).name}:4"]
     assert found["unknown"] == ["tuned"]
     assert "rows were in the training rows of tuned is not known" in found["words"][-1]
+    adapter.rename(tmp_path / "elsewhere")
+    assert "adapter" in score(merged, asked)["seen_rows"]["unknown"]
     assert "seen_rows" not in score(Path(base), asked), "no run of ours: nothing is known, and nothing said"
 
 

@@ -49,7 +49,7 @@ class Batch:
         ids = torch.tensor([[0] * blank + [*row] for blank, row in zip(padding, prompts, strict=True)], device=device)
         mask = torch.tensor([[0] * blank + [1] * (longest - blank) for blank in padding], device=device)
         cache = DynamicCache() if self.plain_cache else DynamicCache(config=self.model.config)
-        logits = self._forward(ids, mask, cache)
+        logits, cache = self._forward(ids, mask, cache)
         if not len(self):
             self.cache, self.mask, self.logits = cache, mask, logits
             return
@@ -65,7 +65,7 @@ class Batch:
         """Put a token behind each row, and compute the logits of the next ones."""
         ids = torch.tensor(tokens, device=self.model.device)[:, None]  # (rows, 1)
         self.mask = F.pad(self.mask, (0, 1), value=1)
-        self.logits = self._forward(ids, self.mask, self.cache)
+        self.logits, self.cache = self._forward(ids, self.mask, self.cache)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keep these rows alone, in their order."""
@@ -83,8 +83,8 @@ class Batch:
         for layer in self.cache.layers:
             layer.keys, layer.values = layer.keys[kept, :, blank:], layer.values[kept, :, blank:]
 
-    def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
-        """Logits of the token after the last of `ids`, (rows, seq), as float32: (rows, vocab)."""
+    def _forward(self, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """Logits of the token after the last of `ids`, (rows, seq), as float32: (rows, vocab); and the cache then."""
         places = {}
         if self.takes_positions:
             places["position_ids"] = (mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -93,7 +93,9 @@ class Batch:
                 input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **places, **self.last_alone
             )
         logits: Tensor = output.logits[:, -1].float()
-        return logits
+        # Most models fill the cache that they are given; an ONNX graph gives another.
+        after = output.get("past_key_values")
+        return logits, cache if after is None else after
 
 
 def _pad_left(cache: Any, columns: int) -> Any:

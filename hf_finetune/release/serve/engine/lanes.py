@@ -66,9 +66,12 @@ def make_lane(
     turn_ends = {*find_end_token_ids(tokenizer), *get_eos_token_ids(inner)} if tokenizer.chat_template else set()
     text_ends = frozenset({tokenizer.eos_token_id} - {None})
     ids = [index % len(tokenizer) for index in range(3, 3 + PROBED_TOKENS)]
-    batches = _has_plain_cache(inner, ids) and _ignores_padding(inner, ids)
+    plain = _has_plain_cache(inner, ids)
+    batches = plain and _ignores_padding(inner, ids)
     if not batches:
-        logger.info("%s: padding changes what this model answers, or its cache has no rows: one answer at a time", name)
+        why = "what stands beside a text changes its answer (padding, or 8 bits that are scaled together)"
+        why = why if plain else "its cache is not of keys and values alone, to which others could be put"
+        logger.info("%s answers one request at a time: %s", name, why)
     _check_steps(inner, tokenizer, ids, name, plain=batches)
     # Encoding may set how it truncates, which a tokenizer of Rust refuses ("Already borrowed") while it decodes for
     # another thread.
