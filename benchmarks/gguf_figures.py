@@ -111,9 +111,10 @@ def main(run: str, count: int = 64) -> None:
             write_model(Path(place, f"{quant}.gguf"), merged, tokenizer, quant, about)
             hold(quant, Path(place, f"{quant}.gguf"))
         base = AutoModelForCausalLM.from_pretrained(read_adapter_record(run).name_or_path, dtype=torch.float32)
-        write_model(Path(place, "base.gguf"), base, tokenizer, "f16", about)
         write_adapter(Path(place, "adapter.gguf"), Path(run), base.config, "figures")
-        hold("adapter alone over f16", Path(place, "base.gguf"), Path(place, "adapter.gguf"))
+        for quant in ("f16", "q8_0"):
+            write_model(Path(place, "base.gguf"), base, tokenizer, quant, about)
+            hold(f"adapter alone over {quant}", Path(place, "base.gguf"), Path(place, "adapter.gguf"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from release.export.gguf_models import KINDS, chat_tokenizer, ids_of, log_probabilities, tiny, write
+from release.export.gguf_models import KINDS, ROTATIONS, chat_tokenizer, ids_of, log_probabilities, tiny, write
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from hf_finetune.errors import ConfigError, FinetuneError, ModelError
@@ -151,6 +151,10 @@ def test_an_adapter_that_llama_cpp_cannot_put_over_its_base_is_refused(
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
         ("gemma2", {"query_pre_attn_scalar": 20}, "query_pre_attn_scalar is 20"),
         ("gemma3", {"layer_types": ["full_attention"] * 7}, "layer_types is"),
+        ("qwen2", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, **ROTATIONS["llama3"]}}, "'llama3'"),
+        ("qwen3", {"attention_bias": True}, "attention_bias is True, and it computes False"),
+        ("gemma3", {"attention_bias": True}, "attention_bias is True"),
+        ("gemma", {"tie_word_embeddings": False}, "tie_word_embeddings is False, and it computes True"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
     ],
 )

@@ -17,6 +17,8 @@ Value = int | float | bool | str
 
 # llama.cpp knows the layers of Gemma that see a window by their number alone: all but every second, or every sixth.
 GEMMA_PERIODS = {"gemma2": 2, "gemma3": 6}
+# Architectures whose head is always the embeddings.
+TIED = ("gemma", "gemma2")
 REMEDY = "export another format, or train a model that llama.cpp has"
 
 
@@ -60,6 +62,11 @@ def _describe_gpt2(config: PreTrainedConfig) -> dict[str, Value]:
 def _describe_llama(config: PreTrainedConfig, family: Family) -> dict[str, Value]:
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     _require("hidden_act", activation, *family.activation)
+    # llama.cpp makes room for these in a Llama alone, and does not load a file that has more weights than it asks for.
+    if family.architecture != "llama":
+        _require("attention_bias", bool(getattr(config, "attention_bias", False)), False)
+    if family.architecture in TIED:
+        _require("tie_word_embeddings", config.tie_word_embeddings, True)
     size = _head_size(config)
     values: dict[str, Value] = {
         "context_length": _context_length(config, family),
@@ -85,18 +92,20 @@ def _describe_rotation(config: PreTrainedConfig, family: Family) -> dict[str, Va
         local = rotation["sliding_attention"]
         _require("rope_parameters.sliding_attention.rope_type", local.get("rope_type"), "default")
         rotation = rotation["full_attention"]
-        return {"rope.freq_base_swa": float(local["rope_theta"])} | _describe_scaling(rotation)
+        return {"rope.freq_base_swa": float(local["rope_theta"])} | _describe_scaling(rotation, family)
     if family.architecture == "gemma2" and "full_attention" in rotation:
         rotation = rotation["full_attention"]
-    return _describe_scaling(rotation)
+    return _describe_scaling(rotation, family)
 
 
-def _describe_scaling(rotation: Mapping[str, Any]) -> dict[str, Value]:
+def _describe_scaling(rotation: Mapping[str, Any], family: Family) -> dict[str, Value]:
     kind = rotation.get("rope_type", "default")
-    _require("rope_parameters.rope_type", kind, "default", "linear", "llama3", "yarn")
+    # The factors of Llama 3.1 stand among the weights, where llama.cpp asks for them in a Llama alone.
+    known = ("default", "linear", "yarn", *(["llama3"] if family.architecture == "llama" else []))
+    _require("rope_parameters.rope_type", kind, *known)
     _require("rope_parameters.partial_rotary_factor", rotation.get("partial_rotary_factor", 1.0), 1.0)
     values: dict[str, Value] = {"rope.freq_base": float(rotation["rope_theta"])}
-    if kind in ("default", "llama3"):  # that of Llama 3.1 stands among the weights
+    if kind in ("default", "llama3"):
         return values
     values |= {"rope.scaling.type": kind, "rope.scaling.factor": float(rotation["factor"])}
     if kind == "yarn":
