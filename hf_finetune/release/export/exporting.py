@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hf_finetune.environment import __version__, find_versions
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.files import encode_non_finite, fill_folder_atomically
+from hf_finetune.files import encode_non_finite, fill_folder_atomically, hash_file
 from hf_finetune.folders import EXPORT, check_replaceable
 from hf_finetune.label_set import Labels
 from hf_finetune.models.lengths import get_max_length
@@ -50,6 +50,8 @@ class ExportResult:
     left_out: tuple[str, ...]
     source: dict[str, Any]
     versions: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+    """By name the sha256 of each that was written."""
 
     def as_dict(self) -> dict[str, Any]:
         values = asdict(self) | {"figures": self.figures.as_dict() | self.own_figures}
@@ -89,6 +91,8 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
             export = _ask_export(exporter.open_runtime(aside, options), rows, labels)
             result = _describe(output, to, target, options, compare(run, export, rows, labels), written, facts, labels)
             check_near(result.figures, result.tolerance, output)
+            # After it was opened: what serves the comparison alone is gone by now.
+            result = replace(result, files={file.name: hash_file(file) for file in sorted(aside.iterdir())})
             _write_record(aside, result)
         write_card(place, made_from=folder)
     except OSError as problem:
