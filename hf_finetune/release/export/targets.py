@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from hf_finetune.release.export.values import GGUF_QUANTS, VLLM_QUANTS
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -72,6 +74,8 @@ class Target:
     """Of pyproject.toml, which brings them."""
     options: tuple[str, ...] = ()
     """Fields of `ExportOptions` that it takes beside those of all."""
+    quants: tuple[str, ...] = ()
+    """What `quant` may be."""
 
     def load(self) -> Exporter:
         return cast(Exporter, import_module(self.module))
@@ -80,6 +84,9 @@ class Target:
 TARGETS: dict[str, Target] = {
     "onnx": Target("hf_finetune.release.export.onnx", ("onnx", "onnxruntime", "onnxscript"), "onnx", ("int8", "opset")),
     "llama": Target("hf_finetune.release.export.llama"),
-    "gguf": Target("hf_finetune.release.export.gguf", ("xllamacpp",), "llamacpp", ("quant", "adapter_only")),
-    "ollama": Target("hf_finetune.release.export.ollama", ("xllamacpp",), "llamacpp", ("quant",)),
+    "gguf": Target(
+        "hf_finetune.release.export.gguf", ("xllamacpp",), "llamacpp", ("quant", "adapter_only"), GGUF_QUANTS
+    ),
+    "ollama": Target("hf_finetune.release.export.ollama", ("xllamacpp",), "llamacpp", ("quant",), GGUF_QUANTS),
+    "vllm": Target("hf_finetune.release.export.vllm", ("compressed_tensors",), "compressed", ("quant",), VLLM_QUANTS),
 }

@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
-from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.errors import ModelError, Problem
 from hf_finetune.models.classification_head import has_classification_head
 from hf_finetune.models.files.foreign_errors import shorten_reason
 from hf_finetune.models.onnx_folders.graph_models import OnnxClassifier
@@ -31,19 +31,13 @@ from hf_finetune.release.export.targets import Tolerance, Written
 
 logger = logging.getLogger(__name__)
 
-# torch's exporter writes operators of 18; what is newer is converted.
-OPSETS = range(18, 24)
 DEFAULT_OPSET = 18
 IN_FLOAT32 = Tolerance("logits", 1e-4)
 IN_INT8 = Tolerance("loss", 0.02)
 
 
 def check(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, options: ExportOptions, path: str) -> None:
-    """Raise `ConfigError` for an opset that there is not, and `ModelError` for a model without a key-value cache."""
-    if options.opset is not None and options.opset not in OPSETS:
-        what = f"torch writes no operators of version {options.opset}"
-        remedy = f"name one from {OPSETS[0]} to {OPSETS[-1]}, or leave it out"
-        raise ConfigError(Problem(what, remedy, key="--opset", code="HF603"))
+    """Raise `ModelError` for a model without a key-value cache."""
     if has_classification_head(config):
         return
     known: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
