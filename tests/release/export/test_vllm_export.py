@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from tuned_adapters import TOKENIZER, adapter_on, save, train
 from tuned_classifiers import classifier_on, saved_backbone
 
+from hf_finetune.cli import main
 from hf_finetune.errors import ModelError
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.release.export import vllm as target
@@ -121,6 +124,18 @@ def test_transformers_computes_what_the_files_say(exported, merged):
     assert quant == "int4" or (found - expected).abs().max() > 1e-5
     assert 0 < result.figures.max_logit_difference < 0.3 * result.figures.logit_scale
     assert result.tolerance.measure == "loss"
+
+
+def test_generate_takes_the_folder_in_16_bits(exported, capsys, monkeypatch):
+    _, out, _ = exported
+    monkeypatch.setattr(sys, "argv", ["hf-finetune", "generate", str(out), "one", "--temperature", "0", "--json"])
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert answer["continuation"]
+    assert load_for_generation(str(out))[0].dtype == torch.bfloat16
 
 
 def test_an_export_beyond_its_tolerance_is_refused(merged, tmp_path):
