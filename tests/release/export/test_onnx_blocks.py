@@ -116,6 +116,21 @@ def test_a_size_that_is_no_multiple_of_a_block_is_multiplied_and_not_looked_up(s
     assert {node.op_type for node in model.graph.node} == {"Gather", "MatMulNBits"}
 
 
+@pytest.mark.parametrize(("turned", "biased"), [(0, False), (0, True), (1, True)])
+def test_a_product_in_one_operator_with_its_bias_is_quantized(turned, biased):
+    """As torch traces the layers of GPT-2, (in, out) and without, and the heads of classifiers, (out, in)."""
+    bias = RANDOM.standard_normal(WIDE).astype(np.float32)
+    weights = {"up": np.ascontiguousarray(UP.T) if turned else UP, "bias": bias}
+    node = helper.make_node("Gemm", ["hidden", "up", *(["bias"] if biased else [])], ["wide"], transB=turned)
+    model = make_model([node], weights, {"hidden": TensorProto.FLOAT}, ["wide"])
+    hidden = RANDOM.standard_normal((5, SIZE)).astype(np.float32)
+    quantize_blocks(model)
+    (found,) = run(model, hidden=hidden)
+    expected = hidden @ UP + biased * bias
+    assert 0 < np.abs(found - expected).max() < 0.03 * np.abs(expected).max()
+    assert [node.op_type for node in model.graph.node] == ["MatMulNBits", *(["Add"] if biased else [])]
+
+
 def test_a_weight_that_a_branch_takes_too_stays():
     branch = helper.make_graph(
         [helper.make_node("MatMul", ["hidden", "up"], ["inner"])],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -95,26 +96,44 @@ def _turns(node: NodeProto, whole: Mapping[str, TensorProto]) -> bool:
 def _convert(node: NodeProto, weights: _Weights) -> Iterator[NodeProto]:
     """A node as it is, or what does the same with a weight in 8 bits."""
     if node.op_type == "MatMul" and node.input[1] in weights.whole:
-        yield _multiply(node, weights.pack(node.input[1], by_column=True))
+        yield _multiply(node, weights.pack(node.input[1], by_column=True), node.output[0])
     elif node.op_type == "MatMul" and node.input[1] in weights.turned:
-        yield _multiply(node, weights.pack(weights.turned[node.input[1]], by_column=False))
+        yield _multiply(node, weights.pack(weights.turned[node.input[1]], by_column=False), node.output[0])
+    elif _is_product_and_sum(node) and node.input[1] in weights.whole:
+        packed = weights.pack(node.input[1], by_column=not _read_attributes(node).get("transB"))
+        biased = len(node.input) == 3
+        product = f"{node.output[0]}_product" if biased else node.output[0]
+        yield _multiply(node, packed, product)
+        if biased:
+            yield helper.make_node("Add", [product, node.input[2]], list(node.output))
     elif _looks_up_rows(node, weights.whole):
         yield from _look_up(node, weights.pack(node.input[0], by_column=False))
     else:
         yield node
 
 
+def _is_product_and_sum(node: NodeProto) -> bool:
+    """Whether a node is a product, with a bias or without, as the layers of GPT-2 and the heads of classifiers are."""
+    found = _read_attributes(node)
+    plain = found.get("alpha", 1.0) == found.get("beta", 1.0) == 1.0 and not found.get("transA")
+    return node.op_type == "Gemm" and plain
+
+
+def _read_attributes(node: NodeProto) -> dict[str, Any]:
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}
+
+
 def _looks_up_rows(node: NodeProto, whole: Mapping[str, TensorProto]) -> bool:
-    by_row = all(attribute.i == 0 for attribute in node.attribute if attribute.name == "axis")
+    by_row = _read_attributes(node).get("axis", 0) == 0
     # What is padded to whole blocks cannot be put together again by a reshape.
     return node.op_type == "Gather" and by_row and node.input[0] in whole and whole[node.input[0]].dims[1] % BLOCK == 0
 
 
-def _multiply(node: NodeProto, packed: _Packed) -> NodeProto:
+def _multiply(node: NodeProto, packed: _Packed, output: str) -> NodeProto:
     return helper.make_node(
         "MatMulNBits",
         [node.input[0], packed.weights, packed.scales],
-        list(node.output),
+        [output],
         name=node.name,
         domain=DOMAIN,
         N=packed.rows,
