@@ -1,4 +1,4 @@
-"""How near `hf-finetune export` comes to the model: eight kinds of folders, in float32 and in 8 bits.
+"""How near `hf-finetune export` comes to the model: nine kinds of folders, in float32 and in 8 bits.
 
     python benchmarks/export_figures.py [KIND ...] [--rows 64] [--lora-base FOLDER] [--minilm FOLDER]
 
@@ -6,8 +6,8 @@ Small models are trained for some steps on this project's own pages, so that the
 learned something. Each is exported to ONNX twice, and compared on rows that it was not trained on: the largest
 difference of a logit, how many greedy answers of 32 tokens are the same, and in 8 bits what the loss, or of a
 classifier the accuracy, becomes, how many times smaller the graph is, and how many times as fast it reads 64 tokens.
-The last two kinds are a classifier on the real MiniLM and a LoRA on a real chat model, merged in memory; each is left
-out where its folder is not there.
+One kind is a LoRA on such a model, merged in memory. The last two are a classifier on the real MiniLM and a LoRA on a
+real chat model; each is left out where its folder is not there.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ LANGUAGE: dict[str, Callable[[], Any]] = {
     "Qwen2": lambda: Qwen2Config(**SHAPE, **GATED, **FREE),
     "GPT-2": lambda: GPT2Config(n_embd=256, n_layer=4, n_head=8, n_positions=256, **FREE),
 }
+SMALL_LORA = "LoRA on Llama"
 
 
 def read_lines(page: str) -> list[str]:
@@ -102,6 +103,13 @@ def make_language_model(kind: str, folder: Path, tokenizer: Any, lines: list[str
     train(model, draw_blocks(tokenizer, lines), 150, 1e-3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def make_small_lora(folder: Path, tokenizer: Any, lines: list[str], pages: list[str]) -> None:
+    """An adapter over a Llama that was trained on the pages, which it turns to other ones."""
+    base = folder.with_name("base")
+    make_language_model("Llama", base, tokenizer, lines)
+    make_lora(folder, str(base), pages)
 
 
 def make_lora(folder: Path, base: str, lines: list[str]) -> None:
@@ -173,7 +181,8 @@ def main() -> None:
     ]
     tokenizer = train_tokenizer("bpe", pages + codes, VOCABULARY)
     real = {"BERT": None, "MiniLM": asked.minilm, "LoRA": asked.lora_base}
-    kinds = asked.kinds or [*LANGUAGE, *(kind for kind, base in real.items() if base is None or Path(base).is_dir())]
+    there = [kind for kind, base in real.items() if base is None or Path(base).is_dir()]
+    kinds = asked.kinds or [*LANGUAGE, SMALL_LORA, *there]
     print(f"{describe_machine()}, {torch.get_num_threads()} threads")
     print("| kind | logits | answers | in 8 bits | answers | size, times smaller | times as fast |\n|" + "---|" * 7)
     for kind in kinds:
@@ -183,11 +192,13 @@ def main() -> None:
             rows = write_rows(aside / "labelled.jsonl", labelled[-asked.rows :])
             if kind in LANGUAGE:
                 make_language_model(kind, folder, tokenizer, lines)
+            elif kind == SMALL_LORA:
+                make_small_lora(folder, tokenizer, lines, codes)
             elif kind == "LoRA":
                 make_lora(folder, asked.lora_base, lines)
             else:
                 make_classifier(folder, real[kind], tokenizer, labelled[: -asked.rows])
-            show(kind, folder, texts if kind in (*LANGUAGE, "LoRA") else rows, asked.rows, aside)
+            show(kind, folder, texts if kind in (*LANGUAGE, SMALL_LORA, "LoRA") else rows, asked.rows, aside)
 
 
 if __name__ == "__main__":

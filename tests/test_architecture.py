@@ -263,7 +263,7 @@ def test_functions_and_modules_stay_short():
 
 def test_everything_that_is_imported_is_installed_with_the_package():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = ("trackers", "harness", "onnx", "llamacpp", "serve")
+    names = ("trackers", "harness", "onnx", "llamacpp", "compressed", "serve")
     extras = [each for name in names for each in project["optional-dependencies"][name]]
     declared = {re.match(r"[\w-]+", each)[0].lower().replace("_", "-") for each in project["dependencies"] + extras}
     imported = {name.split(".")[0] for path in [*PACKAGE.rglob("*.py"), *RECIPES] for name in imports_of(path)}

@@ -13,7 +13,7 @@ from hf_finetune.config.sections import ScratchSection
 from hf_finetune.models.gguf_folders.families import FAMILIES
 from hf_finetune.models.scratch_gpt import ScratchGPTConfig
 from hf_finetune.models.scratch_presets import PRESETS, build_scratch_config
-from hf_finetune.release.export import compare
+from hf_finetune.release.export import compare, values
 from hf_finetune.release.export.conversations import CONVERSATIONS
 from hf_finetune.release.export.gguf import exporting as gguf
 from hf_finetune.release.export.gguf.odd_texts import TEXTS
@@ -24,6 +24,9 @@ from hf_finetune.release.export.llama import writing as llama_writing
 from hf_finetune.release.export.onnx import writing
 from hf_finetune.release.export.options import ROWS
 from hf_finetune.release.export.targets import OF_LLAMA_CPP, TARGETS
+from hf_finetune.release.export.vllm import writing as vllm
+from hf_finetune.release.export.vllm.quantizing import GROUPS
+from hf_finetune.release.export.vllm.quantizing import PRESETS as QUANTIZATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -46,7 +49,7 @@ def test_every_target_has_its_words():
 def test_bounds_are_those_of_the_code():
     assert f"greedy, {compare.ANSWER_TOKENS} tokens after each prompt" in PAGE
     assert f"{ROWS} unless you say otherwise" in PAGE
-    assert f"version of the operators, {writing.OPSETS[0]} to {writing.OPSETS[-1]}" in PAGE
+    assert f"version of the operators, {values.OPSETS[0]} to {values.OPSETS[-1]}" in PAGE
     assert writing.IN_FLOAT32.most == compare.ROUNDING == 1e-4
     assert f"may then differ by {writing.IN_INT8.most:.0%}".replace("%", " %") in PAGE
     assert llama_writing.SAME.most == 1e-5
@@ -87,3 +90,12 @@ def test_what_gguf_holds_is_what_the_page_says():
     assert set(rules) == set(NAMES.values())
     assert f"{len(TEXTS)} odd texts" in PAGE
     assert len(CONVERSATIONS) == 20
+
+
+def test_what_vllm_is_given_is_what_the_page_says():
+    section = PAGE.partition("## A quantized folder for vLLM")[2]
+    rows = re.findall(r"^\| `(\w+)`.* \| (\d+) % \|$", section, re.MULTILINE)
+    assert {name: int(most) / 100 for name, most in rows} == vllm.TOLERANCES
+    assert [name for name, _ in rows] == [*TARGETS["vllm"].quants] == [*QUANTIZATIONS]
+    assert f"`{vllm.DEFAULT_QUANT}` (without it)" in section
+    assert f"a scale for each {GROUPS[0]} ({' or '.join(map(str, GROUPS[1:]))} where rows do not divide)" in section

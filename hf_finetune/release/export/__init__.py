@@ -1,6 +1,7 @@
 """A model -> a folder for another runtime, opened there again and compared with the run before it is kept.
 
 options             what can be asked for
+values              what an option may be, where that can be told early
 checks              what is refused before torch is imported
 targets             what a target is, and where each is: `TARGETS`
 source              the run, model or adapter that is exported, and what goes beside its weights
@@ -10,6 +11,7 @@ template_parity     the same conversations rendered by run, export and what serv
 conversations       which
 onnx/ gguf/ ollama/ the targets
 llama/              --to llama: a ScratchGPT as the published architecture that computes the same
+vllm/               --to vllm: a model folder in fewer bits
 exporting           the export itself: made aside, compared, renamed
 summary             what there is to say of it, in lines
 """

@@ -12,6 +12,7 @@ from hf_finetune.errors import ConfigError, MachineError, Problem, suggest
 from hf_finetune.folders import CHECKPOINT, EXPORT, MANIFEST, check_replaceable
 from hf_finetune.release.export.options import ExportOptions, get_own_options
 from hf_finetune.release.export.targets import TARGETS
+from hf_finetune.release.export.values import check_opset, check_quant_name
 from hf_finetune.reporting.card import find_source_run
 
 
@@ -29,8 +30,12 @@ def check_export(path: str, output: str, to: str, options: ExportOptions) -> Non
     if idle:
         key = f"--{idle[0].replace('_', '-')}"
         others = [name for name in TARGETS if idle[0] in TARGETS[name].options]
-        remedy = f"leave it out: it is for --to {' and '.join(others)}"
+        remedy = f"leave it out: it is for --to {' or '.join(others)}"
         raise ConfigError(Problem(f"--to {to} does not take it", remedy, key=key, code="HF607"))
+    if options.opset is not None:
+        check_opset(options.opset)
+    if options.quant is not None:
+        check_quant_name(options.quant, target.quants)
     check_template_hash(options.trust_chat_template)
     check_saved_model(path, "export", options.base)
     _refuse_export(Path(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,8 @@ class ExportResult:
     left_out: tuple[str, ...]
     source: dict[str, Any]
     versions: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+    """By name the sha256 of each that was written."""
 
     def as_dict(self) -> dict[str, Any]:
         values = asdict(self) | {"figures": self.figures.as_dict() | self.own_figures}
@@ -92,6 +94,8 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
                 output, to, target, options, compare(run, export, rows, labels), [passed, written], facts, labels
             )
             check_near(result.figures, result.tolerance, output)
+            # After it was opened: what serves the comparison alone is gone by now. By them a push knows its figures.
+            result = replace(result, files={file.name: hash_file(file) for file in sorted(aside.iterdir())})
             _write_record(aside, result)
             write_card(aside, made_from=folder, called=place)
     except OSError as problem:
@@ -167,8 +171,6 @@ def _describe(
 
 def _write_record(folder: Path, result: ExportResult) -> None:
     values = {name: value for name, value in result.as_dict().items() if name != "output"}
-    # By them a push knows that the figures are of what it sends.
-    values["files"] = {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.is_file()}
     document = json.dumps(
         encode_non_finite({"format": FORMAT, **values}), indent=2, ensure_ascii=False, allow_nan=False
     )

@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from hf_finetune.release.export.values import GGUF_QUANTS, VLLM_QUANTS
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
@@ -74,6 +76,8 @@ class Target:
     """Fields of `ExportOptions` that it takes beside those of all."""
     architectures: tuple[str, ...] = ()
     """Those that a ScratchGPT is put into on the way there; none where it is taken as it is."""
+    quants: tuple[str, ...] = ()
+    """What `quant` may be."""
 
     def load(self) -> Exporter:
         return cast(Exporter, import_module(self.module))
@@ -81,12 +85,20 @@ class Target:
 
 # Of those that `--to llama` writes, the ones that GGUF files are written of.
 OF_LLAMA_CPP = ("LlamaForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel")
+# GPT-2 has no linear layers, which alone are quantized for vLLM.
+OF_VLLM = ("LlamaForCausalLM", "Qwen3ForCausalLM")
 
 TARGETS: dict[str, Target] = {
     "onnx": Target("hf_finetune.release.export.onnx", ("onnx", "onnxruntime", "onnxscript"), "onnx", ("int8", "opset")),
     "llama": Target("hf_finetune.release.export.llama"),
     "gguf": Target(
-        "hf_finetune.release.export.gguf", ("xllamacpp",), "llamacpp", ("quant", "adapter_only"), OF_LLAMA_CPP
+        "hf_finetune.release.export.gguf",
+        *(("xllamacpp",), "llamacpp", ("quant", "adapter_only"), OF_LLAMA_CPP, GGUF_QUANTS),
     ),
-    "ollama": Target("hf_finetune.release.export.ollama", ("xllamacpp",), "llamacpp", ("quant",), OF_LLAMA_CPP),
+    "ollama": Target(
+        "hf_finetune.release.export.ollama", ("xllamacpp",), "llamacpp", ("quant",), OF_LLAMA_CPP, GGUF_QUANTS
+    ),
+    "vllm": Target(
+        "hf_finetune.release.export.vllm", ("compressed_tensors",), "compressed", ("quant",), OF_VLLM, VLLM_QUANTS
+    ),
 }

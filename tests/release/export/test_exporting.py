@@ -312,9 +312,38 @@ def test_what_cannot_be_is_refused_before_a_model_is_loaded(folders, tmp_path, m
     monkeypatch.setitem(TARGETS, "copy", Target("copy_target"))
     with pytest.raises(ConfigError, match="--opset: --to copy does not take it; leave it out: it is for --to onnx"):
         check_export(run, out, "copy", replace(FEW, opset=18))
+    for opset in (9, 99):
+        said = rf"--opset: torch writes no operators of version {opset}; name one from 18 to 23, or leave it out"
+        with pytest.raises(ConfigError, match=said):
+            check_export(run, out, "onnx", replace(FEW, opset=opset))
+    for to, quant, remedy in (
+        ("vllm", "fp4", "it may be fp8, int8, int4"),
+        ("vllm", "q4_k_m", "it may be fp8, int8, int4"),
+        ("gguf", "q4_k_m", "export f16, and then: llama-quantize model.gguf OUTPUT Q4_K_M"),
+    ):
+        with pytest.raises(ConfigError, match=f"--quant: no such quantization is written here: '{quant}'; {remedy}"):
+            check_export(run, out, to, replace(FEW, quant=quant))
     monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MachineError, match=r'the package onnx is not installed, which --to onnx needs; .*"\.\[onnx\]"'):
         check_export(run, out, "onnx", FEW)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--to", "onnx", "--opset", "99"],
+        ["--to", "gguf", "--quant", "q9"],
+        ["--to", "vllm", "--quant", "q8_0"],
+        ["--to", "llama", "--int8"],
+        ["--to", "onnx", "--adapter-only"],
+    ],
+)
+def test_an_option_that_is_none_is_refused_before_torch_is_imported(folders, tmp_path, words):
+    program = "import sys; from hf_finetune.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    command = [sys.executable, "-c", program, "export", str(folders / "base"), str(tmp_path / "out"), *words]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout.strip()) == (2, "False"), ended.stderr
+    assert f"{words[2]}: " in ended.stderr
 
 
 def test_the_base_may_have_moved(folders, copied, tmp_path):

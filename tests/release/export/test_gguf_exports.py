@@ -124,7 +124,7 @@ def test_a_gpt_from_scratch_that_llama_cpp_does_not_compute_is_refused_with_the_
         export_model(str(base), str(tmp_path / "out"), to, few())
     (problem,) = refused.value.problems
     # An Apertus would be nearer, but llama.cpp computes another activation of it.
-    assert "no architecture that llama.cpp is given here computes this ScratchGPT" in str(problem)
+    assert "none of LlamaForCausalLM, Qwen3ForCausalLM, GPT2LMHeadModel computes this ScratchGPT" in str(problem)
     assert "Qwen3ForCausalLM, are ngram_order=2 (it must be 1), gated_mlp=false (it must be true)" in str(problem)
     assert "hidden_act=relu2 (it must be silu)" in str(problem)
     assert "preset: llama-like" in str(problem)

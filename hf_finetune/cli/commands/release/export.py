@@ -12,10 +12,14 @@ from hf_finetune.cli.terminal import Json, Model, Trust, announce, print_json, s
 def export(
     model: Model,
     output: Annotated[str, typer.Argument(help="The folder of the export.")],
-    to: Annotated[str, typer.Option(help="onnx, gguf, ollama; or llama: a ScratchGPT as a published architecture.")],
+    to: Annotated[
+        str, typer.Option(help="onnx, gguf, ollama, vllm; or llama: a ScratchGPT as a published architecture.")
+    ],
     int8: Annotated[bool, typer.Option("--int8", help="onnx: weights in 8 bits.")] = False,
     opset: Annotated[int | None, typer.Option(help="onnx: the version of its operators.")] = None,
-    quant: Annotated[str | None, typer.Option(help="gguf, ollama: f32, f16 (default), bf16, q8_0, q4_0 ...")] = None,
+    quant: Annotated[
+        str | None, typer.Option(help="gguf, ollama: f16 (default), q8_0 ...; vllm: fp8 (default), int8, int4.")
+    ] = None,
     adapter_only: Annotated[bool, typer.Option("--adapter-only", help="gguf: the adapter without its base.")] = False,
     base_path: Annotated[
         str | None, typer.Option("--base", "--base-path", help="Where an adapter's base is now.")

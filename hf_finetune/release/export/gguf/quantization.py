@@ -10,7 +10,8 @@ from gguf.quants import quantize
 from numpy.typing import NDArray
 from transformers import PreTrainedConfig
 
-from hf_finetune.errors import ConfigError, ModelError, Problem, suggest
+from hf_finetune.errors import ModelError, Problem
+from hf_finetune.release.export.values import check_quant_name
 
 F32, F16, Q8_0 = GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.Q8_0
 
@@ -32,15 +33,7 @@ ALWAYS_WHOLE = ("position_embd.weight",)
 
 def check_quant(quant: str, config: PreTrainedConfig | None = None) -> None:
     """Raise `ConfigError` for a name that is none, and `ModelError` where a model's rows do not divide into blocks."""
-    if quant not in QUANTS:
-        # `q4_k_m` and the like: several kinds in one file, which the package gguf reads and does not write.
-        mixed = {kind.name.removeprefix("MOSTLY_").lower() for kind in LlamaFileType}
-        begun = [name for name in QUANTS if name.startswith(quant.lower())]
-        remedy = suggest(begun[0] if begun else quant, QUANTS, f"it may be {', '.join(QUANTS)}")
-        if quant.lower() in mixed:
-            remedy = f"export f16, and then: llama-quantize model.gguf OUTPUT {quant.upper()} (of llama.cpp)"
-        what = f"no such quantization is written here: {quant!r}"
-        raise ConfigError(Problem(what, remedy, key="--quant", code="HF604"))
+    check_quant_name(quant, QUANTS)
     if config is None or quant in FULL:
         return
     block, _ = GGML_QUANT_SIZES[QUANTS[quant][0]]

@@ -28,7 +28,7 @@ def foresee_published(config: PreTrainedConfig, among: Collection[str], path: st
     if not among or not _is_scratch(config):
         return config
     fit = find_architecture(config, among)  # type: ignore[arg-type]
-    check_fit(fit, "no architecture that llama.cpp is given here", path)
+    check_fit(fit, f"none of {', '.join(among)}", path)
     return describe_published(config, fit.architecture)  # type: ignore[arg-type]
 
 

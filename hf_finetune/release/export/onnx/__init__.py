@@ -2,7 +2,9 @@
 
 graphs      what is traced: a language model with its cache, a classifier with its decision
 writing     the graph traced and written, in 8 bits on request
-quantizing  8 bits, and what they cost and give
+files       in one file, or with the weights beside it
+blocks      weights in 8 bits, block by block
+quantizing  the graph in 8 bits, and what that gives
 """
 
 from __future__ import annotations
