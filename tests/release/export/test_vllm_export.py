@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from models.scratch_models import save_chat_base
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from tuned_adapters import TOKENIZER, adapter_on, save, train
@@ -143,6 +144,22 @@ def test_an_export_beyond_its_tolerance_is_refused(merged, tmp_path):
     with pytest.raises(ModelError, match=r"the export differs: .* 0\.00% of the mean loss was allowed"):
         export_model(str(merged / "adapter"), str(tmp_path / "out"), "vllm", options)
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_gpt_from_scratch_becomes_the_architecture_that_vllm_knows_of_it(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "the cat sat on the mat and the dog did not"}\n', encoding="utf-8")
+    base = save_chat_base(tmp_path / "base", rows, gated_mlp=True, qk_norm=False)
+    export_model(str(base), str(tmp_path / "out"), "vllm", replace(FEW, quant="int8"))
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    ids = torch.tensor([[1, 7, 30, 12]])
+    with torch.no_grad():
+        ours, theirs = (load_for_generation(str(path))[0](ids).logits for path in (base, tmp_path / "out"))
+    # In bfloat16, products of 8 bits; of another model it would be about as large as the logits themselves.
+    assert (ours - theirs.float()).abs().max() < 0.2 * ours.abs().max()
+    other = save_chat_base(tmp_path / "gpt2", rows, family="gpt2")
+    with pytest.raises(ModelError, match="none of LlamaForCausalLM, Qwen3ForCausalLM computes this ScratchGPT"):
+        export_model(str(other), str(tmp_path / "no"), "vllm", FEW)
 
 
 def test_what_the_format_does_not_hold_is_refused_before_weights_are_read(merged, tmp_path):
