@@ -17,6 +17,7 @@ WRITTEN = {
     "gguf": ("model.gguf", "adapter.gguf"),
     "ollama": ("model.gguf", "Modelfile"),
     "llama": (),
+    "vllm": (),
 }
 ALL_WRITTEN = frozenset({EXPORT, *(name for names in WRITTEN.values() for name in names)})
 SUFFIXES = (".onnx", ".onnx.data", ".gguf")

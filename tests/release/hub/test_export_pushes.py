@@ -26,8 +26,9 @@ from hf_finetune.models.loading import load_causal_lm
 from hf_finetune.release.export.exporting import export_model
 from hf_finetune.release.export.onnx import writing
 from hf_finetune.release.export.options import ExportOptions
+from hf_finetune.release.export.targets import TARGETS
 from hf_finetune.release.hub import PushOptions, plan_push, push_folder
-from hf_finetune.release.hub.exports import read_words
+from hf_finetune.release.hub.exports import WRITTEN, read_words
 from hf_finetune.reporting.card import write_card
 from hf_finetune.row_prints import RowPrints, write_row_prints
 
@@ -72,7 +73,13 @@ KINDS_OF_EXPORTS = {
     "gguf of an adapter": ("adapter", {"adapter_only": True}, CHAT | {"adapter.gguf"}),
     "llama": ("scratch", {}, OF_ALL | {"generation_config.json", "model.safetensors"}),
     "ollama": ("chat", {}, CHAT | {"model.gguf", "Modelfile"}),
+    "vllm": ("chat", {"quant": "int8"}, CHAT | {"model.safetensors"}),
 }
+
+
+def test_each_target_has_its_files():
+    assert WRITTEN.keys() == TARGETS.keys()
+    assert {kind.split()[0] for kind in KINDS_OF_EXPORTS} == TARGETS.keys()
 
 
 def make(models, tmp_path, kind, monkeypatch):
