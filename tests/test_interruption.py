@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from accelerate.utils.other import get_free_port
 from chat_models import saved_parrot
 from saved_records import put_records
 
@@ -179,6 +180,20 @@ def test_two_processes_end_together_with_one_line(hf_finetune, tmp_path, number,
     code, said = running.stop(number, group=group)
     assert code == CODES[number], running.said
     assert is_one_line(said, number), running.said
+
+
+@pytest.mark.parametrize("machine", [0, 1])
+def test_a_machine_that_waits_for_another_one_is_ended_by_a_signal(hf_finetune, tmp_path, machine):
+    # torch waits in C++, where Python takes no signal.
+    place = ["--num-machines", "2", "--num-processes", "2", "--machine-rank", str(machine)]
+    place += ["--main-process-ip", "127.0.0.1", "--main-process-port", str(get_free_port())]
+    waiting = hf_finetune("train", *LONG, *RARELY, "--on", "cpu_2proc", *place, f"output_dir={tmp_path}/run")
+    waiting.wait_for("the machines wait for each other")
+    time.sleep(4.0)
+    number = (signal.SIGINT, signal.SIGTERM)[machine]
+    code, said = waiting.stop(number)
+    assert code == CODES[number]
+    assert is_one_line(said, number)
 
 
 def test_what_accelerate_launch_started_ends_with_it(start, tmp_path):

@@ -5,6 +5,7 @@ answering.py       `hf-finetune generate --input`
 launcher.py        `hf-finetune train`: from a run file to the processes that run its recipe
 restarts.py        `--max-restarts`: it goes on by itself where a process or a machine was lost
 meeting.py         where machines meet again after one was lost
+stuck.py           a signal for a launch that waits for other machines
 option_tables.py   what each command calls the settings of a run file
 row_files.py       files of rows that are read and written
 terminal.py        shared options, and how commands write and read

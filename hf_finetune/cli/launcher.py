@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_finetune.cli.stuck import take_signals_beside
 from hf_finetune.config import (
     VISIBLE,
     Run,
@@ -95,7 +96,11 @@ def launch(
     logger.info("%s%s", f"{started.local} processes of " if started.local > 1 else "", describe_threads())
     _check_rows(run)
     logger.info("loading the libraries")
-    return _run_accelerate_launch(arguments)
+    if not started.said:
+        return _run_accelerate_launch(arguments)
+    logger.info("the machines wait for each other, for a quarter of an hour")
+    with take_signals_beside():
+        return _run_accelerate_launch(arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +172,14 @@ def _run_accelerate_launch(arguments: list[str]) -> int:
     """What `accelerate launch` does, less its traceback; returns the exit code of the recipe, which it would hide."""
     # The imports make a million objects that stay, which the collector would walk again and again.
     gc.set_threshold(100_000, 20, 20)
+    # Read when torch is loaded. DDP's advice to look for no unused parameters, which a model with a frozen part or an
+    # adapter may have, and frames of C++ for each signal.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from accelerate.commands import launch as accelerate_launch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     # It looks for another port by itself.
     warnings.filterwarnings("ignore", r"Port `\d+` is already in use", UserWarning)
-    # DDP's advice to look for no unused parameters, which a model with a frozen part or an adapter may have.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Its table of failed ranks would bury the recipe's own message.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     # One process needs no child: torch is imported here already, and would be once more there.

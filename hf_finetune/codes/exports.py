@@ -41,6 +41,14 @@ EXPORTS: dict[str, Code] = {
         "parameters of xIELU that it has not.",
         "train with model.scratch.preset: llama-like where other programs are to serve the model",
     ),
+    "HF976": Code(
+        "an export answers most rows otherwise than the run",
+        "warning",
+        "Weights of fewer bits, or what they are multiplied with, are rounded. The mean loss is as near to that as "
+        "the tolerance asks, and yet where two tokens are nearly as likely the other one may come, from which on an "
+        "answer is another one. With little training, or few rows, that is most of them.",
+        "look at its answers, and export in more bits where they are not good enough",
+    ),
     "HF978": Code(
         "a program that proves an export does not run",
         "error",

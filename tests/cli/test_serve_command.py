@@ -38,6 +38,8 @@ def folder(tmp_path_factory):
         shutil.copytree(folder / "adapter", folder / name)
         settings = folder / name / file
         settings.write_text(json.dumps(json.loads(settings.read_text()) | changes), encoding="utf-8")
+    shutil.copytree(folder / "chat", folder / "apertus")
+    (folder / "apertus" / "config.json").write_text('{"model_type": "apertus", "hidden_act": "relu2"}', "utf-8")
     (folder / "empty").mkdir()
     for name, text in (("none.txt", "# nothing\n"), ("words.txt", "bad\n"), ("key.txt", KEY), ("short.txt", "short")):
         (folder / name).write_text(text, encoding="utf-8")
@@ -88,7 +90,14 @@ REFUSED = [
     ("chat --port 0 --filter chat=bad", "chat: is no text classifier"),
     ("chat --port 0 --votes rows.jsonl", "rows.jsonl:1: --votes: is no vote"),
     ("chat --port 0 --votes empty", "empty: --votes: is no file"),
-    ("llm --print-vllm", "llm: is a ScratchGPT, which vLLM and TGI do not know"),
+    (
+        "llm --print-vllm",
+        "llm: is a ScratchGPT, which vLLM and TGI do not know; export it first as one that they know: ",
+    ),
+    (
+        "apertus --print-vllm",
+        "apertus: is of the kind apertus with another activation than xielu, the one that vLLM computes",
+    ),
 ]
 
 

@@ -178,5 +178,5 @@ def _log_end(stats: AnswerStats) -> None:
         logger.info("%s rows had been answered already", f"{stats.kept:,}")
     logger.info("%s rows in %.1f s, %.3g a second", f"{answered:,}", stats.seconds, answered / max(stats.seconds, 1e-9))
     if stats.unfinished:
-        what = "%s answers were cut off (--max-new-tokens, or the model's last position)"
-        logger.info(what, f"{stats.unfinished:,}")
+        what = "%s cut off (--max-new-tokens, or the model's last position)"
+        logger.info(what, "1 answer was" if stats.unfinished == 1 else f"{stats.unfinished:,} answers were")

@@ -110,7 +110,10 @@ def _run_command(chat: ChatSession, name: str, argument: str) -> bool:
         save_conversation(chat.messages, argument)
         chat.screen.note(f"appended to {argument}: a row of {len(chat.messages)} messages")
     elif name != "/quit":
-        chat.screen.note(HELP if name == "/help" else f"there is no {name}; /help lists what there is")
+        lines = HELP.splitlines() if name == "/help" else [f"there is no {name}; /help lists what there is"]
+        # Each by itself: a note is one line, in which a line feed is shown as what it is.
+        for line in lines:
+            chat.screen.note(line)
     return name != "/quit"
 
 

@@ -14,7 +14,7 @@ from datasets import Dataset
 
 from hf_finetune.data.splitting.assignment import Hashes
 from hf_finetune.data.splitting.seen_rows import Flags, find_seen_rows
-from hf_finetune.folders import MANIFEST, is_run_folder
+from hf_finetune.folders import EXPORT, MANIFEST, is_run_folder
 from hf_finetune.models.files.ancestors import find_gone_origin, iterate_trained_folders
 from hf_finetune.privacy import redact_path
 from hf_finetune.row_prints import RowPrints, read_row_prints
@@ -46,6 +46,8 @@ def read_training_records(path: str) -> TrainingRecords:
         name = redact_path(str(folder))
         if (prints := read_row_prints(folder)) is not None:
             found.prints[name] = prints
+        elif (folder / EXPORT).is_file():  # which goes on without them
+            found.unknown.append(name)
         elif not is_run_folder(folder):
             continue
         elif hashes := _read_older(folder):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import PreTrainedModel
 
 from hf_finetune.config.model_files.description import CONFIG
@@ -22,7 +25,7 @@ def load_quantized(auto_class: Any, name: str, options: Mapping[str, Any]) -> An
     Raises `ModelError`, naming that, where a library is missing, the method is unknown, or nothing can be computed.
     """
     try:
-        with foreign_errors():
+        with foreign_errors(), _hide_bars():
             loaded = auto_class.from_pretrained(name, **options)
             model: PreTrainedModel = loaded[0] if isinstance(loaded, tuple) else loaded
             disable_4bit_repacking(model)
@@ -32,6 +35,17 @@ def load_quantized(auto_class: Any, name: str, options: Mapping[str, Any]) -> An
         remedy = "install what it names, or name a copy of the model that is not quantized"
         raise ModelError(Problem(what, remedy, path=str(Path(name, CONFIG)), key=KEY, code="HF505")) from refused
     return loaded
+
+
+@contextmanager
+def _hide_bars() -> Iterator[None]:
+    """Hide the progress bars of compressed-tensors (0.20), four for each model, which can be left out by no setting."""
+    shown: Any = tqdm.__init__
+    tqdm.__init__ = partialmethod(shown, disable=True)
+    try:
+        yield
+    finally:
+        tqdm.__init__ = shown
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ def check_export(path: str, output: str, to: str, options: ExportOptions) -> Non
     if idle:
         key = f"--{idle[0].replace('_', '-')}"
         others = [name for name in TARGETS if idle[0] in TARGETS[name].options]
-        remedy = f"leave it out: it is for --to {' or '.join(others)}"
+        remedy = f"leave it out: it is for --to {', '.join(others[:-1])}{' or ' * (len(others) > 1)}{others[-1]}"
         raise ConfigError(Problem(f"--to {to} does not take it", remedy, key=key, code="HF607"))
     if options.opset is not None:
         check_opset(options.opset)
@@ -58,10 +58,10 @@ def _refuse_options_of_adapters(path: str, options: ExportOptions) -> None:
     if not Path(path).is_dir() or (Path(path) / ADAPTER).exists():
         return
     if options.base is not None:
-        what = "is a whole model, which takes no base"
+        what = "this is a whole model, which takes no base"
         raise ConfigError(Problem(what, "leave it out", path=path, key="--base", code="HF534"))
     if options.adapter_only:
-        what = "is a whole model, and --adapter-only is for an adapter"
+        what = "this is a whole model, and no adapter"
         raise ConfigError(Problem(what, "leave it out", path=path, key="--adapter-only", code="HF607"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -24,6 +25,8 @@ from hf_finetune.release.measurement import (
     find_scale,
     measure,
 )
+
+logger = logging.getLogger(__name__)
 
 ANSWER_TOKENS = 32
 LONGEST_PROMPT = 256
@@ -177,6 +180,13 @@ def check_near(figures: Figures, tolerance: Tolerance, output: str) -> None:
         what = f"the export answers otherwise, though its logits are the same: {format_figures(figures)}"
         remedy = "nothing was kept; this is a bug of hf-finetune or of the runtime: please report it"
         raise ModelError(Problem(what, remedy, path=output, code="HF971"))
+
+
+def warn_of_other_answers(figures: Figures, output: str) -> None:
+    """Say so where an export of fewer bits, whose loss is near enough, answers most rows otherwise."""
+    if figures.equal_answers is not None and 2 * (figures.equal_answers + figures.ties) < figures.rows:
+        what = "%s answers %d of %d rows as the run does, token by token: its loss alone was held to a tolerance"
+        logger.warning(what, output, figures.equal_answers, figures.rows, extra={"code": "HF976"})
 
 
 def format_figures(figures: Figures) -> str:

@@ -17,7 +17,15 @@ from hf_finetune.folders import EXPORT, check_replaceable
 from hf_finetune.label_set import Labels
 from hf_finetune.models.lengths import get_max_length
 from hf_finetune.release.comparison_rows import ComparisonRow, load_comparison_rows
-from hf_finetune.release.export.compare import ANSWER_TOKENS, Figures, Said, ask, check_near, compare
+from hf_finetune.release.export.compare import (
+    ANSWER_TOKENS,
+    Figures,
+    Said,
+    ask,
+    check_near,
+    compare,
+    warn_of_other_answers,
+)
 from hf_finetune.release.export.llama.on_the_way import foresee_published, publish
 from hf_finetune.release.export.options import ExportOptions, get_own_options
 from hf_finetune.release.export.runtimes import Runtime, TransformersClassifier, TransformersLanguageModel
@@ -83,7 +91,7 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
     try:
         check = partial(check_replaceable, output, overwrite=options.overwrite)
         with raise_write_errors(), fill_folder_atomically(place, check) as aside:
-            aside.mkdir()
+            aside.mkdir(parents=True)
             logger.info("writing %s", shell_path(output))
             written = _compare_templates(source, exporter.write(source, aside, options), aside)
             # All that is asked of the source later, since its weights are given back before the export is opened.
@@ -94,6 +102,7 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
                 output, to, target, options, compare(run, export, rows, labels), [passed, written], facts, labels
             )
             check_near(result.figures, result.tolerance, output)
+            warn_of_other_answers(result.figures, output)
             # After it was opened: what serves the comparison alone is gone by now. By them a push knows its figures.
             result = replace(result, files={file.name: hash_file(file) for file in sorted(aside.iterdir())})
             _write_record(aside, result)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Figures of a target that have a line of their own here; any other one is shown under its own name.
 _SAID = {
-    *("architecture", "bytes", "bytes_in_float32", "dtype", "quant", "stored"),
+    *("architecture", "bytes", "bytes_in_bfloat16", "bytes_in_float32", "dtype", "quant", "quantized", "stored"),
     *("texts_with_equal_tokens", "times_as_fast", "times_smaller"),
 }
 
@@ -51,9 +51,12 @@ def _describe_comparison(result: ExportResult) -> Iterator[tuple[str, str]]:
 def _describe_size(own: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "bytes" in own:
         # Of an adapter alone no weight of the base is stored.
-        over = " over a base" if "quant" in own and "stored" not in own else ""
+        over = " over a base" if "quant" in own and "stored" not in own and "quantized" not in own else ""
         quant = f" in {own['quant']}" if "quant" in own else ""
-        yield "size", f"{say_size(own['bytes'])}{over}{quant}"
+        whole = f", {say_size(own['bytes_in_bfloat16'])} in 16 bits" if "bytes_in_bfloat16" in own else ""
+        yield "size", f"{say_size(own['bytes'])}{over}{quant}{whole}"
+    if "quantized" in own:
+        yield "weights", f"{say_count(own['quantized'], 'linear layer')} in {own['quant']}, all others in 16 bits"
     if "stored" in own:
         yield "weights", ", ".join(f"{count:,} in {kind}" for kind, count in own["stored"].items())
     if "dtype" in own:

@@ -13,6 +13,8 @@ from hf_finetune.release.serve.options import ServeOptions
 from hf_finetune.shell import shell_path
 
 OURS = "scratch_gpt"
+PUBLISHED = {"apertus": "xielu"}
+"""Of architectures that `export --to llama` writes, those that vLLM computes with this activation alone."""
 
 
 def format_other_servers(options: ServeOptions) -> list[str]:
@@ -22,8 +24,12 @@ def format_other_servers(options: ServeOptions) -> list[str]:
     base = options.base_path or (read_base_name(options.model) if over_adapter else options.model)
     config = read_object(Path(base) / "config.json") or {}
     if config.get("model_type") == OURS:
-        remedy = "export it first as an architecture that they know: hf-finetune export RUN OUT --to llama"
+        remedy = f"export it first as one that they know: hf-finetune export {shell_path(base)} EXPORTED --to llama"
         raise ModelError(Problem("is a ScratchGPT, which vLLM and TGI do not know", remedy, base, code="HF878"))
+    if (known := PUBLISHED.get(str(config.get("model_type")))) is not None and config.get("hidden_act") != known:
+        what = f"is of the kind {config['model_type']} with another activation than {known}, the one that vLLM computes"
+        remedy = "serve it with hf-finetune serve, or train with model.scratch.preset: llama-like"
+        raise ModelError(Problem(what, remedy, base, code="HF878"))
     place = ["--host", options.host, "--port", str(options.port)]
     served = "base" if over_adapter else name
     vllm = ["vllm", "serve", shell_path(base), "--served-model-name", served, *place]

@@ -106,6 +106,10 @@ def test_documents_and_the_runs_before_are_looked_at(run_recipe, tmp_path, base)
     assert found["places"] == [f"{Path(asked).name}:4"]
     assert found["unknown"] == ["tuned"]
     assert "rows were in the training rows of tuned is not known" in found["words"][-1]
+    # An export goes on without it.
+    (tuned / "export.json").write_text("{}")
+    assert score(tuned, asked)["seen_rows"]["unknown"] == ["tuned"]
+    (tuned / "export.json").unlink()
     adapter.rename(tmp_path / "elsewhere")
     assert "adapter" in score(merged, asked)["seen_rows"]["unknown"]
     assert "seen_rows" not in score(Path(base), asked), "no run of ours: nothing is known, and nothing said"

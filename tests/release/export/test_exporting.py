@@ -26,6 +26,7 @@ from hf_finetune.models.classification_head import fold_decision
 from hf_finetune.models.decision import Decision, read_decision, write_decision
 from hf_finetune.release.export import checks
 from hf_finetune.release.export.checks import check_export
+from hf_finetune.release.export.compare import Figures, warn_of_other_answers
 from hf_finetune.release.export.exporting import export_model
 from hf_finetune.release.export.options import ExportOptions
 from hf_finetune.release.export.runtimes import TransformersClassifier, TransformersLanguageModel
@@ -94,9 +95,10 @@ def add_to_head(amount):
 
 
 def test_an_adapter_is_exported_as_the_model_that_merging_makes(folders, copied, tmp_path):
-    result = export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
+    # Into folders that are not there yet, as merging does.
+    result = export_model(str(folders / "adapter"), str(tmp_path / "new" / "out"), "copy", FEW)
     merge_adapter(str(folders / "adapter"), str(tmp_path / "merged"))
-    exported, merged = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("out", "merged"))
+    exported, merged = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("new/out", "merged"))
     pairs = zip(exported.state_dict().values(), merged.state_dict().values(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
     assert exported.generation_config.eos_token_id == merged.generation_config.eos_token_id
@@ -292,9 +294,9 @@ def test_a_file_of_the_run_that_the_card_cannot_be_written_of_is_said_at_once(fo
 def test_what_only_an_adapter_has_is_refused_of_a_whole_model(folders, copied, tmp_path, monkeypatch):
     monkeypatch.setitem(TARGETS, "copy", Target("copy_target", options=("adapter_only",)))
     base, out = str(folders / "base"), str(tmp_path / "out")
-    with pytest.raises(ConfigError, match="--base: is a whole model, which takes no base"):
+    with pytest.raises(ConfigError, match="--base: this is a whole model, which takes no base"):
         check_export(base, out, "copy", replace(FEW, base=base))
-    with pytest.raises(ConfigError, match="--adapter-only: is a whole model, and --adapter-only is for an adapter"):
+    with pytest.raises(ConfigError, match="--adapter-only: this is a whole model, and no adapter"):
         check_export(base, out, "copy", replace(FEW, adapter_only=True))
     check_export(str(folders / "adapter"), out, "copy", replace(FEW, base=base, adapter_only=True))
 
@@ -357,3 +359,15 @@ def test_the_base_may_have_moved(folders, copied, tmp_path):
         assert export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", options).figures.equal_answers == 3
     finally:
         (folders / "moved").rename(folders / "base")
+
+
+def test_an_export_that_answers_most_rows_otherwise_is_kept_with_a_warning(caplog):
+    figures = Figures(rows=5, compared=40, max_logit_difference=1.0, logit_scale=9.0, loss_before=2.0, loss_after=2.0,
+                      relative_loss_difference=0.001, equal_answers=1, ties=1, accuracy_before=None,
+                      accuracy_after=None)  # fmt: skip
+    warn_of_other_answers(figures, "exported")
+    assert "exported answers 1 of 5 rows as the run does" in caplog.text
+    caplog.clear()
+    for equal in (2, None):
+        warn_of_other_answers(replace(figures, equal_answers=equal), "exported")
+    assert caplog.text == ""

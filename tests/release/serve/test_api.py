@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import json
 import logging
+import time
 
 import pytest
 import torch
@@ -198,6 +199,27 @@ def test_a_body_that_does_not_come_is_not_waited_for(running, monkeypatch):
 
     answer = Client(running).request("POST", "/generate", content=slow(), headers={"Content-Type": "application/json"})
     refused(answer, 408, "has not come")
+
+
+def test_a_body_that_does_not_come_does_not_keep_a_server_that_ends(monkeypatch):
+    monkeypatch.setattr(guards, "SECONDS_BETWEEN", 0.01)
+    came, sent = [], []
+
+    async def receive():
+        came.append(None)
+        if len(came) > 1:
+            await asyncio.sleep(5)
+        return {"type": "http.request", "body": b"{", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    rules = guards.Rules(None, 100, lambda: len(came) > 1, lambda *_: None, frozenset())
+    scope = {"type": "http", "path": "/generate", "method": "POST", "headers": [(b"host", b"127.0.0.1")]}
+    began = time.monotonic()
+    asyncio.run(guards.Guard(None, rules)(scope, receive, send))
+    assert sent[0]["status"] == 503
+    assert time.monotonic() - began < 4
 
 
 def test_texts_to_complete_may_be_several_and_be_tokens(client):

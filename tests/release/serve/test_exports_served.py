@@ -51,9 +51,9 @@ def test_an_export_is_served_and_says_what_generate_says_of_it(run, tmp_path, ki
                 return answer.json()["choices"][0]["message"]["content"]
 
             assert [*many.map(chat, SAID)] == expected
-    alone = "exported answers one request at a time: what stands beside a text changes its answer"
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "hi", "completion": "you"}\n')
     scored = CliRunner().invoke(app, ["score", out, str(rows), "--generate-rows", "0", "--json"])
     assert scored.exit_code == 0, scored.output
-    assert (alone in caplog.text) == (kind == "onnx of 8 bits")
+    # 8 bits too are rounded row by row: what stands beside a text does not change its answer.
+    assert "one request at a time" not in caplog.text

@@ -16,7 +16,7 @@ from hf_finetune.release.serve.api.errors import ApiError
 from hf_finetune.release.serve.faults import log_fault
 from hf_finetune.release.serve.options import is_loopback
 
-SECONDS_FOR_BODY = 30.0
+SECONDS_FOR_BODY, SECONDS_BETWEEN = 30.0, 0.5
 # What says nothing of a model, for who watches over the server and for the page that asks for the key.
 OPEN_PATHS = ("/", "/health")
 WATCHED_PATHS = ("/health", "/metrics")
@@ -74,7 +74,7 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers, path = Headers(scope=scope), scope["path"]
         if self.rules.is_ending() and path not in WATCHED_PATHS:
-            raise ApiError(503, "the server ends, and takes no more requests", code="stopping")
+            raise _ends()
         _check_origin(headers, has_key=self.rules.key is not None)
         if self.rules.key is None or path in OPEN_PATHS:
             return
@@ -95,7 +95,7 @@ class Guard:
         try:
             async with asyncio.timeout(SECONDS_FOR_BODY):
                 while True:
-                    message = await receive()
+                    message = await self._wait_for(receive)
                     if message["type"] == "http.disconnect":
                         return None
                     body += message.get("body", b"")
@@ -105,6 +105,23 @@ class Guard:
                         return bytes(body)
         except TimeoutError:
             raise ApiError(408, f"the body has not come within {SECONDS_FOR_BODY:.0f} seconds") from None
+
+    async def _wait_for(self, receive: Receive) -> Message:
+        """The next message. Raises `ApiError` once the server ends: who stays silent would keep it until it is cut."""
+        coming = asyncio.ensure_future(receive())
+        try:
+            while True:
+                done, _ = await asyncio.wait({coming}, timeout=SECONDS_BETWEEN)
+                if done:
+                    return coming.result()
+                if self.rules.is_ending():
+                    raise _ends()
+        finally:
+            coming.cancel()
+
+
+def _ends() -> ApiError:
+    return ApiError(503, "the server ends, and takes no more requests", code="stopping")
 
 
 def _too_long(most: int) -> ApiError:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from hf_finetune.release.serve.api.errors import ApiError
 from hf_finetune.release.serve.api.field_messages import explain_refused
 
+UNUSED = "Not looked at, and kept nowhere."
 MOST_STOPS, MOST_STOP_CHARACTERS = 16, 256
 MOST_MESSAGES, MOST_PROMPTS, MOST_TEXTS = 2048, 64, 1024
 
@@ -37,7 +38,10 @@ class _OpenAI(_Sampled):
     max_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = Field(None, max_length=256, description="Not looked at, and kept nowhere.")
+    user: str | None = Field(None, max_length=256, description=UNUSED)
+    store: bool | None = Field(None, description=UNUSED)
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = Field(None, description=UNUSED)
+    service_tier: str | None = Field(None, max_length=256, description=UNUSED)
     # What would change an answer in a way that is not offered may be given only as what changes nothing.
     presence_penalty: Literal[0] | Annotated[float, Field(ge=0, le=0)] | None = None
     frequency_penalty: Literal[0] | Annotated[float, Field(ge=0, le=0)] | None = None
