@@ -32,8 +32,9 @@ PAGE = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
 TABLE = re.findall(r"^\| .+ \| `(hf-finetune [^`]+)`", PAGE, re.MULTILINE)
 BLOCKS = re.findall(r"```console\n(.+?)```", PAGE, re.DOTALL)
 COMMANDS = [[line] for line in TABLE] + [re.findall(r"^\$ (.+)$", block, re.MULTILINE) for block in BLOCKS]
-# A server does not end: those of docs/serving.md are run by its own tests. What is installed here is installed.
-ELSEWHERE = ("hf-finetune serve runs/sft", "pip ")
+# A server does not end: those of docs/serving.md are run by its own tests, pushes by those of the Hub. Packages are
+# installed here.
+ELSEWHERE = ("hf-finetune serve runs/sft", ("pip ", "hf-finetune push "))
 
 
 @pytest.fixture(scope="module")
@@ -79,5 +80,5 @@ def test_a_command_of_the_page_does_what_it_says(
 
 def test_the_page_has_commands_for_every_way_out() -> None:
     said = " ".join(line for each in COMMANDS for line in each)
-    assert len(TABLE) == 8
-    assert all(f"--to {name}" in said for name in ("onnx", "llama", "gguf", "ollama"))
+    assert len(TABLE) == 10
+    assert all(f"--to {name}" in said for name in ("onnx", "llama", "gguf", "ollama", "vllm"))

@@ -93,6 +93,7 @@ def test_a_torn_report_is_refused_by_its_path(finished):
 
 
 def test_a_page_that_cannot_be_written_is_one_message(finished, tmp_path):
-    said = refusal(CannotWriteError, finished, "--output", tmp_path / "no such folder" / "page.html")
+    (tmp_path / "no folder").touch()
+    said = refusal(CannotWriteError, finished, "--output", tmp_path / "no folder" / "page.html")
     assert "cannot be written" in said
     assert "name a file elsewhere" in said

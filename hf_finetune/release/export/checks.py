@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hf_finetune.config import check_saved_model, check_template_hash
 from hf_finetune.config.model_files.description import ADAPTER
-from hf_finetune.data import check_compared_rows
 from hf_finetune.errors import ConfigError, MachineError, Problem, suggest
 from hf_finetune.folders import CHECKPOINT, EXPORT, MANIFEST, check_replaceable
 from hf_finetune.release.export.options import ExportOptions, get_own_options
@@ -49,6 +48,8 @@ def check_export(path: str, output: str, to: str, options: ExportOptions) -> Non
         # The card is made of them, at the end: by then it would cost minutes.
         find_source_run(Path(path))
     if options.data is not None:
+        from hf_finetune.data import check_compared_rows  # datasets: not for what is refused without it
+
         # The last, since it reads a file.
         check_compared_rows(path, options.data)
 

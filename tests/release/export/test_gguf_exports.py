@@ -163,7 +163,8 @@ def test_an_adapter_alone_is_compared_over_its_base_and_kept_without(folders: Pa
 def test_a_file_that_is_cut_short_is_said_with_its_reason(folders: Path, tmp_path: Path, adapter_only: bool) -> None:
     most = 40_000 if adapter_only else 100_000
     program = f"""
-import resource, signal
+import resource, signal, sys
+sys.path[:] = {sys.path!r}
 from hf_finetune.release.export.gguf.adapters import write_adapter
 from hf_finetune.release.export.gguf.writing import About, write_model
 from release.export.gguf_models import chat_tokenizer, tiny

@@ -24,7 +24,7 @@ from hf_finetune.models.adapters.attach import attach_adapter, save_adapter
 from hf_finetune.models.decision import Decision, write_decision
 from hf_finetune.models.loading import load_causal_lm
 from hf_finetune.release.export.exporting import export_model
-from hf_finetune.release.export.onnx import writing
+from hf_finetune.release.export.onnx import files
 from hf_finetune.release.export.options import ExportOptions
 from hf_finetune.release.export.targets import TARGETS
 from hf_finetune.release.hub import PushOptions, plan_push, push_folder
@@ -85,7 +85,7 @@ def test_each_target_has_its_files():
 def make(models, tmp_path, kind, monkeypatch):
     name, options, names = KINDS_OF_EXPORTS[kind]
     if kind == "onnx in two files":
-        monkeypatch.setattr(writing, "MOST_INLINE", 0)
+        monkeypatch.setattr(files, "MOST_INLINE", 0)
     if "gguf" in kind or kind == "ollama":
         pytest.importorskip("xllamacpp")
     out = tmp_path / "exported"

@@ -26,13 +26,14 @@ def merge(
 ) -> None:
     """Merge an adapter into its base, and measure what that changes on held-out rows."""
     from hf_finetune.config import check_saved_model, check_template_hash
-    from hf_finetune.data import check_compared_rows
     from hf_finetune.folders import check_replaceable
 
     check_template_hash(trust_chat_template)
     check_saved_model(adapter, "merge", base_path)
     check_replaceable(output, overwrite=overwrite)  # before torch is imported
     if data is not None:
+        from hf_finetune.data import check_compared_rows  # datasets: not for what is refused without it
+
         check_compared_rows(adapter, data)
     announce(adapter)
     from hf_finetune.environment import set_up_logging
