@@ -66,10 +66,8 @@ def start_again(argv: Sequence[str], where: str, given: Mapping[str, Any], most:
     describe_when_stopped(partial(kept, began=time.time()))
     # Processes whose launcher is killed become children of this one, which sees them end then.
     adopt_orphans()
-    place, left = (
-        Place(machines.address or "", machines.port or 0, machines.count, 0),
-        Left(machines.count, machines.rank),
-    )
+    left = Left(machines.count, machines.rank)
+    place = Place(machines.address or "", machines.port or 0, machines.count, restart=0)
     while True:
         code, addresses = _start(place.restart, _name_left(place, left, machines))
         place = replace(place, machines=left.count, restart=(restart := place.restart + 1), first=0)

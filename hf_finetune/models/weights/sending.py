@@ -13,11 +13,12 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_finetune.config.checks.launch.engine import engine_of_launch
+from hf_finetune.environment.hardware import TRUE
 from hf_finetune.environment.processes import raise_together
 from hf_finetune.errors import FinetuneError
 
 Loaded = TypeVar("Loaded", bound=PreTrainedModel)
-TRUE = ("true", "1")
 
 
 def load_on_first(
@@ -53,9 +54,11 @@ def sends_weights(config: PreTrainedConfig, options: Mapping[str, Any]) -> bool:
         return False
     if "quantization_config" in options or getattr(config, "quantization_config", None) is not None:
         return False
-    by_fsdp = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in TRUE
+    engine = engine_of_launch(os.environ)
     # What transformers (5.23) and accelerate (1.15) go by: without it FSDP2 leaves each process what it has.
-    return not by_fsdp or os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "").lower() in TRUE
+    return (
+        engine is None or engine.name != "fsdp" or os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "").lower() in TRUE
+    )
 
 
 def give_room(model: nn.Module) -> None:

@@ -104,7 +104,8 @@ def export_model(path: str, output: str, to: str, options: ExportOptions) -> Exp
             check_near(result.figures, result.tolerance, output)
             warn_of_other_answers(result.figures, output)
             # After it was opened: what serves the comparison alone is gone by now. By them a push knows its figures.
-            result = replace(result, files={file.name: hash_file(file) for file in sorted(aside.iterdir())})
+            files = {file.name: hash_file(file) for file in sorted(aside.iterdir()) if file.is_file()}
+            result = replace(result, files=files)
             _write_record(aside, result)
             write_card(aside, made_from=folder, called=place)
     except OSError as problem:
