@@ -108,6 +108,13 @@ def test_an_adapter_is_exported_as_the_model_that_merging_makes(folders, copied,
 
 
 def test_what_was_exported_and_how_far_it_is_stands_beside_it(folders, copied, tmp_path):
+    write = copied.write
+
+    def write_folder(source, folder, options):
+        (folder / "additional_chat_templates").mkdir()  # as of a tokenizer with several
+        return write(source, folder, options)
+
+    copied.write = write_folder
     export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
     written = (tmp_path / "out" / "export.json").read_text()
     record = json.loads(written)
