@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -75,12 +76,12 @@ def test_only_the_first_of_two_processes_reads_the_weights(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    said = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
     # In float32: 4 bytes for each of 28 million.
-    assert float(said["0"][0]) > 100
-    assert float(said["1"][0]) < 20
-    assert said["0"][1] == said["1"][1]  # the buffers
-    assert said["0"][2] == said["1"][2] == "HF527"  # what is wrong with a folder is said by all of them
+    assert first["taken"] > 100
+    assert second["taken"] < 20
+    assert first["buffers"] == second["buffers"]
+    assert first["code"] == second["code"] == "HF527"  # what is wrong with a folder is said by all of them
 
 
 @pytest.mark.parametrize(
