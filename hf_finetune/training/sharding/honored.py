@@ -15,7 +15,7 @@ from transformers import Trainer
 from hf_finetune.config.checks.launch.engine import engine_of_launch
 from hf_finetune.errors import ConfigError, Problem
 from hf_finetune.models.weights.sharding import count_own_bytes, get_own_part, is_sharded, split_again
-from hf_finetune.training.sharding.zero import list_flat_parts
+from hf_finetune.training.sharding.zero import list_copies, list_flat_parts
 
 # As `distributed` of report.json names them.
 ONE, DDP, FSDP2 = "NO", "DDP", "FSDP2"
@@ -88,12 +88,11 @@ def find_sharding(trainer: Trainer) -> Sharding:
     if trainer.is_deepspeed_enabled:
         engine: Any = trainer.model_wrapped
         zero: Any = trainer.optimizer.optimizer  # type: ignore[union-attr]
-        flat = list_flat_parts(zero)
         return Sharding(
             f"ZERO{engine.zero_optimization_stage()}",
             count_own_bytes(weights),
-            sum(each.nbytes for each in flat),
-            sum(each.nbytes for each in flat) + _count_states(zero.optimizer),
+            sum(each.nbytes for each in list_flat_parts(zero)),
+            sum(each.nbytes for each in list_copies(zero)) + _count_states(zero.optimizer),
         )
     wrapped: Any = trainer.model_wrapped
     wrapped = getattr(wrapped, "_orig_mod", wrapped)  # of torch.compile

@@ -36,6 +36,17 @@ def split_weights(model: nn.Module, config: Mapping[str, Any], dtype: torch.dtyp
     model.to(device)  # the buffers: it leaves them where they are
 
 
+def share_weights(zero: Any) -> None:
+    """Take the steps of ZeRO-3 on the weights themselves, (numbers,), where they are what its copy of them is.
+
+    In float32, on the same device: of 16 bytes a parameter, gradients aside, 12 are left. Not of stages 1 and 2.
+    """
+    # DeepSpeed (0.19) means to (#7651), and compares a torch.device with its name, which are never equal.
+    for own, flat in zip(_list_own_parts(zero), list_flat_parts(zero), strict=False):
+        if own is not None and (own.dtype, own.device, own.shape) == (flat.dtype, flat.device, flat.shape):
+            flat.data = own.data
+
+
 def gather_state(zero: Any, *, keeps: bool) -> dict[str, Any]:
     """The state of a `ZeroOptimizer` as its AdamW would have it on one process, where `keeps`; every rank calls it."""
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state  # an extra
@@ -135,6 +146,17 @@ def _cut_part(value: Tensor, own: Tensor) -> Tensor:
 def list_flat_parts(zero: Any) -> list[Tensor]:
     """What this rank takes steps on, a flat tensor for each group: (numbers,)."""
     return [flat for _, _, flat in _list_groups(zero)]
+
+
+def list_copies(zero: Any) -> list[Tensor]:
+    """Those of them, (numbers,), that are not the weights themselves."""
+    weights = {each.data_ptr() for each in _list_own_parts(zero) if each is not None}
+    return [flat for flat in list_flat_parts(zero) if flat.data_ptr() not in weights]
+
+
+def _list_own_parts(zero: Any) -> Sequence[Tensor | None]:
+    """What ZeRO-3 keeps of the weights on this rank, (numbers,), as `list_flat_parts`; None where that is on a disk."""
+    return getattr(zero, "fp16_partitioned_groups_flat", [])
 
 
 def _list_parameters(zero: Any) -> Iterator[tuple[nn.Parameter, Tensor]]:

@@ -42,6 +42,7 @@ from hf_finetune.training.checkpoints.state import (
 from hf_finetune.training.seen import SeenCounter
 from hf_finetune.training.sharding.gather import is_split, split_early
 from hf_finetune.training.sharding.honored import check_honored
+from hf_finetune.training.sharding.zero import share_weights
 from hf_finetune.training.trainers.meeting import MeetingTrainer
 from hf_finetune.training.trainers.parts import close_parts, select_part
 from hf_finetune.training.trainers.samplers import set_epoch
@@ -209,6 +210,9 @@ class ResumableTrainer(MeetingTrainer):
         prepared = super()._prepare_for_training(
             max_steps, train_dataloader, None if engine else resume_from_checkpoint
         )
+        if engine:
+            optimizer: Any = self.optimizer
+            share_weights(optimizer.optimizer)
         check_honored(self)
         if engine and resume_from_checkpoint is not None:
             self._load_from_checkpoint(resume_from_checkpoint)
