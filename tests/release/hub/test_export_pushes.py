@@ -88,9 +88,10 @@ def make(models, tmp_path, kind, monkeypatch):
         monkeypatch.setattr(files, "MOST_INLINE", 0)
     if "gguf" in kind or kind == "ollama":
         pytest.importorskip("xllamacpp")
-    out = tmp_path / "exported"
-    export_model(str(models / name), str(out), kind.split()[0], ExportOptions(rows=3, **options))
-    return out, names
+    once = models / "exports" / kind
+    if not once.exists():
+        export_model(str(models / name), str(once), kind.split()[0], ExportOptions(rows=3, **options))
+    return shutil.copytree(once, tmp_path / "exported"), names
 
 
 @pytest.mark.parametrize("kind", KINDS_OF_EXPORTS)
@@ -104,7 +105,7 @@ def test_an_export_is_pushed_whole_and_nothing_beside_it(hub, models, tmp_path, 
     assert facts.files == len(names)
     assert all(there[name] == (out / name).read_bytes() for name in names - {"README.md"})
     assert b"license: mit" in there["README.md"]
-    assert str(tmp_path).encode() not in b"".join(there.values())
+    assert str(tmp_path.parent).encode() not in b"".join(there.values())
     assert push_folder(out, "ada/exported", options=PRIVATE).sent_files == 0
 
 
