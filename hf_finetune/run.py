@@ -258,7 +258,12 @@ def finish_run(
         train=collect_train_stats(trainer, result),
         evaluation=evaluation,
         samples=samples,
-        distributed=describe_processes(trainer.accelerator.state) | trainer.held | trainer.waits.describe(),
+        distributed={
+            **describe_processes(trainer.accelerator.state),
+            **trainer.held,
+            **trainer.waits.describe(),
+            **trainer.restarts.describe(),
+        },
         environment=report_environment(),
     )
     tokenizer: Any = trainer.processing_class  # typed as anything that prepares inputs

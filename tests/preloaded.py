@@ -32,7 +32,10 @@ SECONDS, SECONDS_TO_SAY_WHERE = 240, 100
 # The beginnings of variables that Python reads when it starts, and the libraries when they are imported.
 READ_ONCE = ("PYTHONWARN", "PYTHONHASH", "HF_", "TRANSFORMERS_", "TOKENIZERS_", "OMP_", "LC_", "LANG")
 # What `hf-finetune train` says to the processes that it starts, which ask when they need it.
-READ_EACH_TIME = {"HF_FINETUNE_LAUNCHER", "HF_FINETUNE_CONFIG_FILE", "HF_FINETUNE_RESTART", "HF_FINETUNE_ADDRESSES"}
+READ_EACH_TIME = {
+    *("HF_FINETUNE_LAUNCHER", "HF_FINETUNE_CONFIG_FILE"),
+    *("HF_FINETUNE_RESTART", "HF_FINETUNE_ADDRESSES", "HF_FINETUNE_RESTARTS", "HF_FINETUNE_STEP"),
+}
 # The variable that names the network namespace in which a command runs.
 NETWORK, CLONE_NEWNET = "NETWORK_NAMESPACE", 0x40000000
 STARTED = dict(os.environ)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -113,7 +116,9 @@ def hf_finetune(start):
 
 def is_one_line(said: str, number: int) -> bool:
     last = said.splitlines()[-1]
-    return last.startswith(SAID[number]) and "Traceback" not in said and said.count(SAID[number]) == 1
+    # Nor a line of torchrun's log, "W1130 21:40:42.076000 29814 torch/.../agent/server/api.py:753] ...".
+    others = re.search(r"Traceback|^.{0,2}[A-Z]\d{4} \d\d:\d\d:\d\d\.", said, re.MULTILINE)
+    return last.startswith(SAID[number]) and not others and said.count(SAID[number]) == 1
 
 
 # When, by what was said and seconds after it; and whether it trains by then.
@@ -180,6 +185,37 @@ def test_two_processes_end_together_with_one_line(hf_finetune, tmp_path, number,
     code, said = running.stop(number, group=group)
     assert code == CODES[number], running.said
     assert is_one_line(said, number), running.said
+
+
+def test_ctrl_c_typed_in_a_terminal_ends_two_processes_with_our_lines_alone(environment_of_a_user, tmp_path):
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    command = ["train", *LONG, *RARELY, "--on", "cpu_2proc", f"output_dir={tmp_path}/run"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "hf_finetune.cli", *command],
+        cwd=ROOT, env=environment_of_a_user | {"TERM": "xterm-256color"}, stdin=theirs, stdout=theirs, stderr=theirs,
+        start_new_session=True, preexec_fn=lambda: (be_a_command(), fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)),
+    ) as process:  # fmt: skip
+        os.close(theirs)
+        shown = read_until(ours, b"step +4/")
+        # As a key is typed: the terminal sends the signal to the launcher and to its processes.
+        os.write(ours, b"\x03")
+        behind = read_until(ours, None)
+        os.close(ours)
+    lines = [re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", line).strip() for line in behind.splitlines()]
+    assert process.returncode == 130, shown + behind
+    assert is_one_line("\n".join(line.removeprefix("^C") for line in lines if line), signal.SIGINT), behind
+
+
+def read_until(terminal: int, marker: bytes | None, seconds: float = 200) -> str:
+    """What a terminal shows until the marker has come, or until nobody has it any more."""
+    shown, end = b"", time.monotonic() + seconds
+    while (marker is None or not re.search(marker, shown)) and time.monotonic() < end:
+        try:
+            shown += os.read(terminal, 65_536)
+        except OSError:  # Linux's end of a terminal
+            break
+    return shown.decode(errors="replace")
 
 
 @pytest.mark.parametrize("machine", [0, 1])

@@ -54,3 +54,19 @@ def test_every_setting_in_the_tables_is_one_and_every_option_is_of_its_command()
             section, _, name = setting.partition(".")
             assert name in sections[section].model_fields
             assert not option.startswith("--") or option in options
+
+
+def test_no_setting_of_training_is_so_like_an_option_that_it_is_taken_for_one():
+    import typer
+
+    from hf_finetune.cli import app
+    from hf_finetune.cli.option_tables import LIKE_AN_OPTION, SettingsCommand
+    from hf_finetune.config.validation.hf_settings import load_table
+    from hf_finetune.errors import find_closest
+
+    commands = [each for each in typer.main.get_command(app).commands.values() if isinstance(each, SettingsCommand)]
+    assert [each.name for each in commands] == ["check", "train"]
+    for command in commands:
+        options = [option for each in command.params for option in each.opts if option.startswith("--")]
+        for setting in load_table()["TrainingArguments"]:
+            assert find_closest(f"--{setting}", options, cutoff=LIKE_AN_OPTION) is None

@@ -42,7 +42,7 @@ from hf_finetune.cli.commands.report import report
 from hf_finetune.cli.commands.score import score
 from hf_finetune.cli.commands.train import train
 from hf_finetune.cli.commands.watch import watch
-from hf_finetune.cli.option_tables import name_own_options
+from hf_finetune.cli.option_tables import SettingsCommand, name_own_options
 from hf_finetune.cli.terminal import EscapingGroup, say, watch_output
 from hf_finetune.environment import __version__, escape_logged_lines, find_versions
 from hf_finetune.errors import user_errors
@@ -63,9 +63,7 @@ for command in (
     *(new, check, train, watch, score, predict, generate, chat, merge, export, serve, report, diagnose, push),
     *(corpus, rows, tokens, explain, model, init, doctor, cache),
 ):
-    # A flag of another tool, `--max_steps 5`, reaches the reader of settings, which says how it is written here.
-    settings = {"ignore_unknown_options": True} if command is train else None
-    app.command(context_settings=settings)(name_own_options(command))
+    app.command(cls=SettingsCommand if command in (train, check) else None)(name_own_options(command))
 
 
 def print_versions(asked: bool) -> None:

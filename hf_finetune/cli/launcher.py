@@ -51,6 +51,8 @@ from hf_finetune.typed_again import ALLOW_CHANGED, check_not_moved, check_typed_
 
 logger = logging.getLogger(__name__)
 
+TORCHRUN = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.distributed.run")
+
 
 def launch(
     argv: Sequence[str],
@@ -180,8 +182,7 @@ def _run_accelerate_launch(arguments: list[str]) -> int:
 
     # It looks for another port by itself.
     warnings.filterwarnings("ignore", r"Port `\d+` is already in use", UserWarning)
-    # Its table of failed ranks would bury the recipe's own message.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    _hide_torchrun()
     # One process needs no child: torch is imported here already, and would be once more there.
     accelerate_launch.simple_launcher = _run_here
     os.environ[LAUNCHER] = str(os.getpid())
@@ -195,6 +196,17 @@ def _run_accelerate_launch(arguments: list[str]) -> int:
     finally:
         del os.environ[LAUNCHER]
     return 0
+
+
+def _hide_torchrun() -> None:
+    """Hide what torchrun logs: its table of failed ranks, and its line for each signal, would bury our own."""
+    # Its loggers have levels of their own (torch 2.13, `elastic/utils/logging.py`), so that one above them says nothing
+    # of theirs; they are made as its modules are imported.
+    import torch.distributed.run  # noqa: F401
+
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(TORCHRUN):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _run_here(args: Any) -> None:

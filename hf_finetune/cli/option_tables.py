@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import typer.core
+
+from hf_finetune.errors import ConfigError, Problem, find_closest
 from hf_finetune.option_names import OptionNames, name_options
 
+LIKE_AN_OPTION = 0.8
 _SAMPLING = {
     "eval.prompts": "prompt",
     "eval.max_new_tokens": "--max-new-tokens",
@@ -85,3 +89,36 @@ def name_own_options(command: Callable[..., Any]) -> Callable[..., Any]:
             return command(*arguments, **options)
 
     return run
+
+
+class SettingsCommand(typer.core.TyperCommand):
+    """A command that takes settings: a flag of another tool, `--max_steps 5`, reaches their reader.
+
+    It says how that is written here. Of what is like an option of the command, that one is named.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.ignore_unknown_options = True
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        known = [option for each in self.get_params(ctx) for option in each.opts if option.startswith("--")]
+        written = [word.partition("=")[0] for word in args if word.startswith("--")]
+        _refuse_mistyped([name for name in written if name not in known], known)
+        return super().parse_args(ctx, args)
+
+
+def _refuse_mistyped(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raise `ConfigError` naming each that is like one of the `known` options."""
+    # Stricter than elsewhere: `--max_steps` is meant as it stands, and is like `--max-restarts` to 0.72.
+    near = {name: find_closest(name, known, cutoff=LIKE_AN_OPTION) for name in names}
+    meant = {name: option for name, option in near.items() if option is not None}
+    if meant:
+        from hf_finetune.config import COMMAND_LINE  # pydantic: not for what is typed as it should be
+
+        raise ConfigError(
+            [
+                Problem(f"{name} is no option", f"did you mean {option}?", COMMAND_LINE, code="HF601")
+                for name, option in meant.items()
+            ]
+        )

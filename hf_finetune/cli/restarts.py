@@ -25,11 +25,17 @@ from hf_finetune.cli.meeting import Left, Place, attend_meeting, hold_meeting
 from hf_finetune.config import load_run, read_launch_file, read_recipe_name
 from hf_finetune.environment import (
     ADDRESSES,
+    MACHINE,
+    PROCESS,
+    STEP,
     Machines,
+    Restart,
     count_restarts,
     find_machines,
+    name_lost,
     name_restart,
     read_addresses,
+    read_step,
 )
 from hf_finetune.errors import EXIT_LEFT_ALONE, LeftAlone, Problem
 from hf_finetune.folders import list_checkpoints
@@ -68,8 +74,9 @@ def start_again(argv: Sequence[str], where: str, given: Mapping[str, Any], most:
     adopt_orphans()
     left = Left(machines.count, machines.rank)
     place = Place(machines.address or "", machines.port or 0, machines.count, restart=0)
+    restarts: list[Restart] = []
     while True:
-        code, addresses = _start(place.restart, _name_left(place, left, machines))
+        code, addresses = _start(place.restart, _name_left(place, left, machines), restarts)
         place = replace(place, machines=left.count, restart=(restart := place.restart + 1), first=0)
         if not was_lost(code) or restart > most:
             _tell_first(place, left, code)
@@ -78,6 +85,7 @@ def start_again(argv: Sequence[str], where: str, given: Mapping[str, Any], most:
             return code
         before = left.count
         place, left = _meet([place.host, *addresses[1:]], place, left, code)
+        restarts.append(_note_restart(restart, code, (before, left.count), machines.local))
         fewer = f"with {say_count(left.count, 'machine')} of {before}, " if left.count < before else ""
         what = "restart %d of %d: a process or a machine was lost (exit code %d); it goes on %s%s"
         logger.warning(what, restart, most, code, fewer, _say_from(run.output_dir), extra={"code": "HF727"})
@@ -91,23 +99,39 @@ def was_lost(code: int) -> bool:
     return code == EXIT_LEFT_ALONE or (code - 128 in signal.valid_signals() and code not in STOPPED)
 
 
-def _start(restart: int, left: Mapping[str, int | str]) -> tuple[int, list[str]]:
+def _note_restart(number: int, code: int, machines: tuple[int, int], local: int) -> Restart:
+    """What report.json has of a restart; the step is not known before it trains."""
+    before, after = machines
+    lost = MACHINE if after < before else PROCESS
+    return Restart(number, None, lost, code, machines, (before * local, after * local))
+
+
+def _start(restart: int, left: Mapping[str, int | str], restarts: list[Restart]) -> tuple[int, list[str]]:
     """Run the command once, and see to it that nothing of it is left.
 
-    Returns its exit code, as a shell has it, and where each machine is; [] where they have not met.
+    Returns its exit code, as a shell has it, and where each machine is; [] where they have not met. The last of
+    `restarts`, which this is, gets the step from which it went on.
     """
     # As this process was started: `python -m` has a file as its name that does not run alone.
     began = ["-m", "hf_finetune.cli"] if Path(sys.argv[0]).name == "__main__.py" else [sys.argv[0]]
     with tempfile.TemporaryDirectory() as folder:
-        noted = Path(folder, "addresses.json")
+        noted, step = Path(folder, "addresses.json"), Path(folder, "step")
         process = subprocess.Popen(
             [sys.executable, *began, *sys.argv[1:]],
-            env=os.environ | name_restart(restart, left) | {ADDRESSES: str(noted)},
+            env={
+                **os.environ,
+                **name_restart(restart, left),
+                **name_lost(restarts),
+                ADDRESSES: str(noted),
+                STEP: str(step),
+            },
             start_new_session=True,  # Ctrl-C in a terminal would come to it twice
         )
         with pass_signals_on(process) as came:
             code = process.wait()
         addresses = read_addresses(noted)
+        # Of the checkpoints the newest may not have verified: the run itself says from which it went on.
+        restarts[-1:] = [replace(last, step=read_step(step)) for last in restarts[-1:]]
     # A process that its launcher has left behind would write into the folder beside those that are started next.
     end_left_behind()
     code = 128 - code if code < 0 else code

@@ -34,6 +34,17 @@ if TYPE_CHECKING:
         report_environment,
     )
     from hf_finetune.environment.hardware import describe_machine, detect_hardware
+    from hf_finetune.environment.launched import (
+        MACHINE,
+        PROCESS,
+        STEP,
+        Restart,
+        list_restarts,
+        name_lost,
+        note_step,
+        read_restart,
+        read_step,
+    )
     from hf_finetune.environment.logs import set_up_logging
     from hf_finetune.environment.machines import (
         ADDRESSES,
@@ -65,10 +76,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADDRESSES",
+    "MACHINE",
+    "PROCESS",
+    "STEP",
     "MachineFinding",
     "MachineInfo",
     "Machines",
     "ProgressLines",
+    "Restart",
     "__version__",
     "check_port",
     "check_same",
@@ -95,8 +110,13 @@ __all__ = [
     "know_processes",
     "list_left",
     "list_other_files",
+    "list_restarts",
+    "name_lost",
     "name_restart",
+    "note_step",
     "read_addresses",
+    "read_restart",
+    "read_step",
     "report_environment",
     "set_up_logging",
     "share_threads",

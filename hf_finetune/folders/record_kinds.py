@@ -42,6 +42,9 @@ REPORT_KINDS = {
     **dict.fromkeys(("train.epochs", "train.runtime_s", "train.tokens_per_s", "train.energy.watt_hours"), _FIGURE),
     **dict.fromkeys(("evaluation.*", "evaluation.*.per_class", "evaluation.*.per_class.*"), _OBJECT),
     **dict.fromkeys(("evaluation.*.baselines", "evaluation.*.baselines.*"), _OBJECT),
+    "distributed.restarts": _OBJECTS,
+    "distributed.restarts.*.step": _AMOUNT_OR_NULL,
+    **dict.fromkeys(("distributed.restarts.*.machines", "distributed.restarts.*.processes"), _VALUES),
     "environment.devices": _OBJECTS,
     "environment.devices.*.memory_gib": _NUMBER,
 }
@@ -115,6 +118,7 @@ STATE_KINDS = {
     "callbacks.SamplePrompts.*.seed": _COUNT,
     "callbacks.SamplePrompts.*.finished": _FLAG,
     **dict.fromkeys(("callbacks.SamplePrompts.*.prompt", "callbacks.SamplePrompts.*.continuation"), _TEXT),
+    "callbacks.RestartRecord": _OBJECTS,
     **dict.fromkeys(("callbacks.TrainingGuard", "callbacks.TrainingGuard.watch"), _OBJECT),
     "callbacks.TrainingGuard.skipped": _OBJECTS,
     **dict.fromkeys(("callbacks.TrainingGuard.watch.first", "callbacks.TrainingGuard.watch.recent"), _VALUES),

@@ -46,7 +46,7 @@ from hf_finetune.models.loading import (
     refuse_layers_left_out,
 )
 from hf_finetune.models.verification import keep_save_dtype
-from hf_finetune.models.weights.sending import load_on_first
+from hf_finetune.models.weights.sending import draw_on_first, load_on_first
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,9 @@ def load_classifier(
         quantization.llm_int8_skip_modules = _list_unquantized(wanted)
         options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
     if model.scratch is not None:
-        loaded: PreTrainedModel = AutoModelForSequenceClassification.from_config(**options)
+        loaded: PreTrainedModel = draw_on_first(
+            partial(AutoModelForSequenceClassification.from_config, **options), config, options
+        )
     else:
         with refuse_changed_files(model.path):
             loaded = load_on_first(partial(_load_with_new_head, model, replaced=replaced), config, options)

@@ -40,7 +40,7 @@ from hf_finetune.models.tokenizer_probe import check_tokenizer_probe, check_trai
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.models.verification import keep_save_dtype
 from hf_finetune.models.weights.parameters import count_parameters
-from hf_finetune.models.weights.sending import load_on_first
+from hf_finetune.models.weights.sending import draw_on_first, load_on_first
 from hf_finetune.shell import shell_path
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,9 @@ def load_causal_lm(
     if quantization is not None:
         options |= {"quantization_config": quantization, "device_map": {"": PartialState().device}}
     if model.scratch is not None:
-        loaded: PreTrainedModel = AutoModelForCausalLM.from_config(config, **options)
+        loaded: PreTrainedModel = draw_on_first(
+            lambda: AutoModelForCausalLM.from_config(config, **options), config, options
+        )
     else:
         with refuse_changed_files(model.path):
             loaded = load_on_first(

@@ -6,6 +6,7 @@ resuming        a run typed again: finished, or gone on with
 run_log         log.jsonl, read while it is written
 liveness        whether a run is at work
 run_record      any Trainer's folder, read as far as it got
+restarts        how often a run was started again by itself, and why
 verdict         whether the model is better than its base, or than guessing, in one sentence
 summary         the last lines of a run's log
 diagnosis/      what a run's log shows, in sentences

@@ -243,6 +243,28 @@ def test_a_flag_of_another_tool_is_told_how_a_setting_is_written(say, folder):  
     ]
 
 
+def test_a_flag_of_another_tool_is_told_so_by_check_too(say, folder):  # noqa: F811
+    (folder / "run.yaml").write_text(VALID, encoding="utf-8")
+    assert say("check", "run.yaml", "--max_steps=5")[0].endswith("write train.max_steps=... [HF601]")
+
+
+@pytest.mark.parametrize(
+    ("words", "messages"),
+    [
+        ("train run.yaml --max-restart 3", ["--max-restart is no option; did you mean --max-restarts?"]),
+        ("train --max_restarts=3 run.yaml", ["--max_restarts is no option; did you mean --max-restarts?"]),
+        ("check run.yaml --stric", ["--stric is no option; did you mean --strict?"]),
+        (
+            "train run.yaml --onn cpu --numprocesses 2",
+            ["--onn is no option; did you mean --on?", "--numprocesses is no option; did you mean --num-processes?"],
+        ),
+    ],
+)
+def test_a_mistyped_option_beside_settings_is_told_which_was_meant(say, folder, words, messages):  # noqa: F811
+    (folder / "run.yaml").write_text(VALID, encoding="utf-8")
+    assert say(*words.split())[: len(messages)] == [f"command line: {message} [HF601]" for message in messages]
+
+
 def test_a_model_whose_tokenizer_settings_are_torn_is_not_said_to_have_no_template(say, folder):  # noqa: F811
     (folder / "runs/lm/tokenizer_config.json").write_text('{"chat_templ', encoding="utf-8")
     assert say("chat", "runs/lm")[0].startswith("runs/lm/tokenizer_config.json: is damaged: it holds no JSON object")

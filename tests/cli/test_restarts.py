@@ -15,7 +15,7 @@ from accelerate.utils.other import get_free_port
 
 from hf_finetune.cli import meeting, restarts
 from hf_finetune.cli.meeting import Left, NotMet, Place, attend_meeting, hold_meeting
-from hf_finetune.environment import check_tasks, count_restarts, list_left, name_restart
+from hf_finetune.environment import Restart, check_tasks, count_restarts, list_left, list_restarts, name_restart
 from hf_finetune.errors import LeftAlone
 
 RUN = """\
@@ -31,6 +31,9 @@ restart = os.environ["HF_FINETUNE_RESTART"]
 if addresses := os.environ.get("ALL_MACHINES"):  # as the processes note them once they have met
     open(os.environ["HF_FINETUNE_ADDRESSES"], "w").write(addresses)
 open("started", "a").write(restart + "\\n")
+open("restarts", "w").write(os.environ["HF_FINETUNE_RESTARTS"])
+if step := os.environ.get("STEPS", "").split():  # as the processes note it once they train
+    open(os.environ["HF_FINETUNE_STEP"], "w").write(step[int(restart.split()[0])])
 code = int(sys.argv[1:][int(restart.split()[0])])
 if code < 0:
     os.kill(os.getpid(), -code)
@@ -68,6 +71,21 @@ def test_a_run_is_started_again_as_often_as_it_loses_a_process_and_no_more(start
         "restart 2 of 2: a process or a machine was lost (exit code 8); it goes on from runs/first/checkpoint-4, or "
         "the newest before it that verifies",
     ]
+
+
+def test_what_is_started_again_knows_of_all_restarts_before_it(start, monkeypatch, tmp_path):
+    monkeypatch.setenv("STEPS", "0 4 8")
+    assert start(-signal.SIGKILL, 8, 0)[0] == 0
+    [first, second] = list_restarts({"HF_FINETUNE_RESTARTS": (tmp_path / "restarts").read_text()})
+    assert first == Restart(1, 4, "process", 137, (1, 1), (2, 2))
+    # Which is known to nobody before it trains.
+    assert second == Restart(2, None, "process", 8, (1, 1), (2, 2))
+
+
+def test_a_restart_that_did_not_come_to_train_has_no_step(start, tmp_path):
+    assert start(-signal.SIGKILL, -signal.SIGKILL, 0)[0] == 0
+    restarts = list_restarts({"HF_FINETUNE_RESTARTS": (tmp_path / "restarts").read_text()})
+    assert [each.step for each in restarts] == [None, None]
 
 
 def test_where_all_restarts_are_used_it_ends_as_the_last_one(start, caplog):
@@ -121,11 +139,13 @@ def of_two(port: int, rank: int) -> dict[str, object]:
     return {"num_machines": 2, "machine_rank": rank, "num_processes": 4, **address}
 
 
-def test_the_first_machine_goes_on_without_one_that_does_not_come(start, monkeypatch, caplog):
+def test_the_first_machine_goes_on_without_one_that_does_not_come(start, monkeypatch, caplog, tmp_path):
     monkeypatch.setattr(meeting, "SECONDS_TO_MEET", 0.1)
     alone = "1 num_machines=1 machine_rank=0 num_processes=2"
     assert start(8, 0, **of_two(get_free_port(), 0)) == (0, ["0", alone])
     assert "it goes on with 1 machine of 2, from the beginning" in caplog.messages[-1]
+    [restart] = list_restarts({"HF_FINETUNE_RESTARTS": (tmp_path / "restarts").read_text()})
+    assert restart == Restart(1, None, "machine", 8, (2, 1), (4, 2))
 
 
 def test_a_machine_whose_first_one_is_gone_ends_and_says_so(start, monkeypatch, tmp_path):

@@ -213,6 +213,8 @@ class Restarted:
     """The largest difference of a step's loss, relative."""
     alone: bool = False
     """Whether one of two machines has gone on alone: the first of `codes` is its."""
+    reported: list[dict[str, object]] = field(default_factory=list)
+    """The restarts that report.json has."""
 
     def find_faults(self) -> list[str]:
         alone = self.alone
@@ -223,6 +225,11 @@ class Restarted:
         faults += [f"losses differ by {self.trace:.1e}"] if self.trace > most else []
         again = re.findall(r"^restart \d of 2: .*\[HF727\]$", self.said[0], re.MULTILINE)
         faults += [] if len(again) == 1 else [f"{len(again)} lines say that it is started again"]
+        restarts = [(each["lost"], each["machines"], each["processes"]) for each in self.reported]
+        right = [("machine", [2, 1], [2, 1])] if alone else [("process", [1, 1], [2, 2])]
+        faults += [] if restarts == right else [f"report.json says {self.reported}"]
+        steps = re.findall(r"goes on from \S*/checkpoint-(\d+), step \d+ of", self.said[0])
+        faults += [] if [str(each["step"]) for each in self.reported] == steps else ["report.json has other steps"]
         kept = re.findall(
             r"^1 process is left: .* is 2 instead of 1, for the 8 rows of a step \[HF912\]$", self.said[0], re.M
         )
@@ -306,7 +313,8 @@ class Trials:
             default=float("inf"),
         ) if done else float("inf")  # fmt: skip
         difference = compare_weights(run, whole) if done else float("inf")
-        return Restarted(seconds, list(codes), list(said), difference, trace, alone)
+        reported = json.loads((run / "report.json").read_text())["distributed"].get("restarts", []) if done else []
+        return Restarted(seconds, list(codes), list(said), difference, trace, alone, reported)
 
     def cut(self, strategy: str, side: int, **more: str) -> Trial:
         """Pull the cable out of one of two machines, and plug it in again once both have given up."""

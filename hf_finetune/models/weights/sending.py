@@ -1,10 +1,11 @@
-"""Weights that the first process of a launch reads, and sends to the others when the model is prepared for training."""
+"""Weights that the first process of a launch has, and sends to the others when the model is prepared for training."""
 
 from __future__ import annotations
 
 import mmap
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -43,6 +44,25 @@ def load_on_first(
     give_room(loaded)
     _send_buffers(loaded)
     return loaded
+
+
+def draw_on_first(draw: Callable[[], Loaded], config: PreTrainedConfig, options: Mapping[str, Any]) -> Loaded:
+    """Return what `draw` makes, a model of random weights; every process calls it, with the generators alike.
+
+    As `load_on_first`: where the first process sends its weights later, it alone draws them. The generator of torch is
+    behind it that of the first process on all, as if each had drawn. `options` are those of the model.
+    """
+    if not sends_weights(config, options):
+        return draw()
+    first = PartialState().is_main_process
+    with nullcontext() if first else torch.device("meta"):
+        drawn = draw()
+    give_room(drawn)
+    _send_buffers(drawn)
+    # Nothing is drawn on a meta device, so that the next numbers, as those of dropout, would be others.
+    [behind] = broadcast_object_list([torch.get_rng_state() if first else None])
+    torch.set_rng_state(behind)
+    return drawn
 
 
 def sends_weights(config: PreTrainedConfig, options: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from hf_finetune.metric_info import format_metric, get_metric_info
 from hf_finetune.reporting.card.facts import ModelDescription
 from hf_finetune.reporting.card.results import format_data_name, get_data_sha256
+from hf_finetune.reporting.restarts import describe_restarts
 from hf_finetune.reporting.run_record import RunRecord, get_selection_metric
 from hf_finetune.shell import shell_path
 
@@ -138,7 +139,7 @@ def describe_training(run: RunRecord) -> str | None:
 
 
 def describe_machine(run: RunRecord) -> str | None:
-    """Devices, processes and mixed precision that were in use; None where nothing was recorded."""
+    """Devices, processes, mixed precision and restarts of a run; None where nothing was recorded."""
     devices = run.report.get("environment", {}).get("devices", [])
     ran = run.report.get("distributed", {})
     if not devices and not ran:
@@ -147,7 +148,8 @@ def describe_machine(run: RunRecord) -> str | None:
     known = [each for each in devices if each.get("kind") == kind and {"name", "memory_gib"} <= each.keys()]
     used = [f"{device['name']} ({device['memory_gib']:.0f} GiB)" for device in known]
     said = f"{', '.join(used) or kind}; {ran.get('processes', 1)} process(es), strategy {ran.get('strategy', 'NO')}"
-    return f"{said}, mixed precision {ran.get('mixed_precision', 'no')}."
+    again = "".join(f"; restarted {each}" for each in describe_restarts(run))
+    return f"{said}, mixed precision {ran.get('mixed_precision', 'no')}{again}."
 
 
 def describe_energy(run: RunRecord) -> str:

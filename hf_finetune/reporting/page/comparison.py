@@ -338,7 +338,7 @@ def _flatten_run(run: RunRecord) -> dict[str, str]:
         **{
             f"distributed.{name}": value
             for name, value in get_mapping(run.report.get("distributed")).items()
-            if name != "waited_s"  # measured, and never the same
+            if name not in ("waited_s", "restarts")  # what has happened to a run, and never the same
         },
     }
     return {key: str(value) for key, value in facts.items() if value is not None}

@@ -23,6 +23,7 @@ from hf_finetune.reporting.page.blocks import (
     make_table,
     shorten,
 )
+from hf_finetune.reporting.restarts import describe_restarts
 from hf_finetune.reporting.run_record import RunRecord
 
 MAX_PROMPTS = 40
@@ -168,7 +169,8 @@ def _build_machine(run: RunRecord) -> list[Block]:
         "run id": run.report.get("run_id"),
         "optimizer": train.get("optimizer"),
         "attention": train.get("attention"),
-        **{_format_name(name): value for name, value in distributed.items() if name != "waited_s"},
+        **{_format_name(name): value for name, value in distributed.items() if name not in ("waited_s", "restarts")},
+        "restarted": "; ".join(describe_restarts(run)) or None,
         "waited for others": None if least is None or most is None else f"{least:,.1f} to {most:,.1f} s a process",
         "energy": None if watt_hours is None else f"{watt_hours:.3g} Wh ({energy.get('source')})",
     }

@@ -7,6 +7,7 @@ trackers, energy            what `report_to` writes; watt-hours
 guard, nonfinite_record     stops at a value that is not finite, or leaves the step out; nonfinite.json
 offenders                   which rows of the step it comes from
 stopping                    a signal: all ranks stop at the same step
+restarts                    the starts that `--max-restarts` has made
 waiting                     how long each process waits for the others
 first_steps, loss_watch     stops a run that trains nothing: no gradient, nothing moves, a loss that explodes
 """

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from hf_finetune.models.weights.sharding import is_sharded
+from hf_finetune.training.callbacks.restarts import RestartRecord
 from hf_finetune.training.callbacks.waiting import WaitClock
 
 
@@ -26,6 +27,8 @@ class MeetingTrainer(transformers.Trainer):
         super().__init__(*args, **kwargs)
         self.waits = WaitClock(self.accelerator)
         self.add_callback(self.waits)
+        self.restarts = RestartRecord()
+        self.add_callback(self.restarts)
         # transformers (5.23) calls it behind the loss, and lets nothing else in between a loss and its gradients.
         self.accelerator.backward = partial(self._backward, self.accelerator.backward)
 

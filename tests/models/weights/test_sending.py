@@ -12,6 +12,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from models.architectures import FAMILIES, save_family
+from models.scratch_models import VARIANTS, tiny_config
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -82,6 +83,52 @@ def test_only_the_first_of_two_processes_reads_the_weights(tmp_path):
     assert second["taken"] < 20
     assert first["buffers"] == second["buffers"]
     assert first["code"] == second["code"] == "HF527"  # what is wrong with a folder is said by all of them
+
+
+def draw_on(folder, *launcher):
+    folder.mkdir()
+    command = [sys.executable, *launcher, str(RANKS.with_name("drawing_ranks.py")), str(folder)]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(each.read_text()) for each in sorted(folder.iterdir())]
+
+
+def test_only_the_first_of_two_processes_draws_a_new_model_and_all_go_on_as_if_each_had(tmp_path):
+    [alone] = draw_on(tmp_path / "one")
+    first, second = draw_on(tmp_path / "two", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    # 28 million numbers of 4 bytes.
+    assert first["taken"] > 100
+    assert second["taken"] < 20
+    assert first["weights"] == alone["weights"]
+    assert (first["zeros"], second["zeros"]) == (False, True)
+    assert first["buffers"] == second["buffers"] == alone["buffers"]
+    # Dropout and the order of the rows are what they are where each draws the model.
+    assert first["random"] == second["random"] == alone["random"]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("auto", [AutoModelForCausalLM, AutoModelForSequenceClassification])
+def test_a_new_model_that_was_given_room_and_then_weights_is_the_one_that_was_drawn(auto, variant):
+    config = tiny_config(**VARIANTS[variant])
+    drawn = auto.from_config(config)
+    with torch.device("meta"):
+        room = auto.from_config(config)
+    give_room(room)
+    assert find_ties(room) == find_ties(drawn)
+    for name, each in drawn.named_buffers():
+        module, _, last = name.rpartition(".")
+        setattr(room.get_submodule(module), last, each)
+    everything = (each for module in room.modules() for each in [*vars(module).values(), *module.buffers()])
+    assert not any(isinstance(each, torch.Tensor) and each.is_meta for each in everything)
+    made = dict(room.named_parameters())
+    with torch.no_grad():
+        for name, each in drawn.named_parameters():
+            made[name].copy_(each)
+    tokens = torch.arange(4, 12)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(room.eval()(tokens).logits, drawn.eval()(tokens).logits)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from reporting.page.page_reader import Read
 
 from hf_finetune.errors import CannotWriteError, FinetuneError
 from hf_finetune.pages import escape_invisible, is_writable_page
+from hf_finetune.reporting.card.procedure import describe_machine
 from hf_finetune.reporting.diagnosis import Diagnosis, diagnose
 from hf_finetune.reporting.diagnosis.findings import Finding
 from hf_finetune.reporting.page import render_page, write_page
@@ -393,3 +394,21 @@ def test_how_long_processes_have_waited_for_each_other_is_shown_from_the_least_t
     text = text_of(run_folder(tmp_path / "two", made, manifest()))
     assert "waited for others 0.3 to 1,234.5 s a process" in text
     assert "by_process" not in text
+
+
+def test_restarts_are_shown_with_the_step_the_reason_and_what_was_left(tmp_path):
+    lost = {"exit_code": 8, "machines": [2, 2], "processes": [16, 16]}
+    restarts = [
+        {"number": 1, "step": 1200, "lost": "process", **lost},
+        {"number": 2, "step": None, "lost": "process", **lost},
+        {"number": 3, "step": 1400, "lost": "machine", "machines": [2, 1], "processes": [16, 8]},
+    ]
+    made = report(distributed={"strategy": "DDP", "processes": 8, "restarts": restarts})
+    said = (
+        "at step 1,200, since a process was lost; before training, since a process was lost; at step 1,400, since a "
+        "machine was lost (1 of 2 machines left, 8 of 16 processes)"
+    )
+    folder = run_folder(tmp_path / "three", made, manifest())
+    assert f"restarted {said}" in text_of(folder)
+    card = describe_machine(read_run(folder))
+    assert card.endswith(f"restarted {said.replace('; ', '; restarted ')}.")
