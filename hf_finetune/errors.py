@@ -322,13 +322,18 @@ def _find_number(raised: BaseException) -> int | None:
     return raised.errno if isinstance(raised, OSError) else int(found[1]) if found else None
 
 
-def advise_writing(number: int | None) -> str:
-    """What to do where the system refuses a write with this number."""
-    if number == errno.EFBIG:
-        return "room does not help, the system limits the size of files: raise it (ulimit -f)"
+def advise_writing(number: int | None, room: str = "make room, or write to another disk") -> str:
+    """What to do where the system refuses a write with this number; `room` is what helps against a full disk."""
     if number in NOT_ALLOWED:
         return "room does not help: allow writing there, or write to another folder"
-    return "make room, or write to another disk"
+    return advise_unless_limited(number, room)
+
+
+def advise_unless_limited(number: int | None, otherwise: str) -> str:
+    """What to do about a limit to the size of files, which no other place helps against; else `otherwise`."""
+    if number == errno.EFBIG:
+        return "room does not help, the system limits the size of files: raise it (ulimit -f)"
+    return otherwise
 
 
 def find_writing_code(number: int | None) -> str:

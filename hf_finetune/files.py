@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import math
@@ -11,12 +10,20 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import psutil
 
-from hf_finetune.errors import NO_SPACE, NUMBER_OF_THE_SYSTEM, Problem, advise_writing, find_writing_code
+from hf_finetune.errors import (
+    NO_SPACE,
+    NUMBER_OF_THE_SYSTEM,
+    Problem,
+    advise_unless_limited,
+    advise_writing,
+    find_writing_code,
+)
 from hf_finetune.interruption import unwind_within
 from hf_finetune.privacy import MAX_YAML_BYTES, MAX_YAML_DEPTH, has_open_brackets
 
@@ -194,9 +201,9 @@ def explain_unwritable(path: Path, problem: OSError, remedy: str = "name a folde
         place = "is a file" if blocking == path else f"is below {blocking}, which is a file"
         return Problem(place, "name one in a folder", str(path), code="HF706")
     what = f"cannot be written ({problem.strerror or problem}); nothing is left of it"
-    known = problem.errno in (*NO_SPACE, errno.EFBIG)
-    remedy = advise_writing(problem.errno) if known else remedy
-    return Problem(what, remedy, str(path), code=find_writing_code(problem.errno))
+    # Of what is not allowed the remedy of the caller is the better one: it knows whose the folder is.
+    advise = advise_writing if problem.errno in NO_SPACE else partial(advise_unless_limited, otherwise=remedy)
+    return Problem(what, advise(problem.errno), str(path), code=find_writing_code(problem.errno))
 
 
 def sync_file(path: Path) -> None:

@@ -246,7 +246,7 @@ def test_what_the_readme_refuses_is_refused(kind, text, tmp_path):
     path.write_text(text, encoding="utf-8")
     with pytest.raises(DataError) as error:
         load_splits(DataSection(train=str(path)), kind, seed=0)
-    assert "this recipe takes" not in str(error.value)  # refused for what it is, not for the kind asked for
+    assert "are needed here" not in str(error.value)  # refused for what it is, not for the kind asked for
 
 
 def test_the_formats_that_auto_chooses_are_those_of_the_readme(tmp_path):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 import typer.core
 
-from hf_finetune.errors import CannotWriteError, ConfigError, Problem
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem, advise_unless_limited
 from hf_finetune.interruption import forget_signal
 from hf_finetune.privacy import escape_control_characters, escape_for_terminal, escape_json
 from hf_finetune.shell import shell_path, split_for, wrap_for
@@ -36,7 +36,7 @@ OnBadLine = Annotated[
 ]
 MoreColumns = Annotated[list[str] | None, typer.Argument(metavar="[FIELD=COLUMN]...", help="After --columns.")]
 _USAGE_ERROR: Any = typer.BadParameter.__base__  # which typer does not show by name
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)
 Trust = Annotated[
     str | None,
     typer.Option(
@@ -164,9 +164,8 @@ def watch_output() -> Iterator[None]:
             code = ended.code if isinstance(ended, SystemExit) else 0
             raise SystemExit(0 if code in (None, 1) else code)
         what = f"standard output cannot be written ({failure.strerror})"
-        raise CannotWriteError(
-            Problem(what, "make room, or send it elsewhere; nothing but what was shown is lost", code="HF716")
-        )
+        remedy = advise_unless_limited(failure.errno, "make room, or send it elsewhere")
+        raise CannotWriteError(Problem(what, f"{remedy}; nothing but what was shown is lost", code="HF716"))
     if ended is not None:
         raise ended
 

@@ -175,6 +175,13 @@ EVALUATION: dict[str, Code] = {
         "What the row came with would be written over.",
         "give the added fields other names with --prefix",
     ),
+    "HF344": Code(
+        "a file to label or to answer holds no rows",
+        "warning",
+        "It is empty, or has blank lines alone, and so is the output. Mostly it is what is left of a step before that "
+        "failed.",
+        "look after what wrote the file; where it may be empty, nothing has to be done",
+    ),
     # Text that is generated.
     "HF350": Code(
         "fewer prompts are answered at once, for want of memory",

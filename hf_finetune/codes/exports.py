@@ -49,6 +49,15 @@ EXPORTS: dict[str, Code] = {
         "answer is another one. With little training, or few rows, that is most of them.",
         "look at its answers, and export in more bits where they are not good enough",
     ),
+    "HF977": Code(
+        "a file of an export is not what the export wrote",
+        "error",
+        "Every file of an export was compared with the run as it was written, and its sha256 stands in export.json. "
+        "Of a file that was damaged on its way, or changed, nothing is known: the model may answer nonsense, or the "
+        "program that runs it fails in words of its own.",
+        "copy the folder again, or export the model again; where you have changed the file yourself, take export.json "
+        "out of the folder",
+    ),
     "HF978": Code(
         "a program that proves an export does not run",
         "error",

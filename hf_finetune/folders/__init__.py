@@ -9,6 +9,7 @@ record_kinds        of which kind the values of a run's records are
 decision_record     how a classifier decides, of which kind each value is
 opened              what a run was opened with, should its records vanish
 near_names          what a path that leads to nothing may have meant
+exported            what an export says of itself, and whether its files are still those that were compared
 weights             whether the model of a finished run is still whole
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         list_numbered,
         sweep,
     )
+    from hf_finetune.folders.exported import find_altered
     from hf_finetune.folders.lock import (
         check_not_in_use,
         hold_run_folder,
@@ -103,6 +105,7 @@ __all__ = [
     "check_replaceable",
     "check_run_folder",
     "describe_finished",
+    "find_altered",
     "find_earlier_run",
     "foreign_entry",
     "hold_run_folder",

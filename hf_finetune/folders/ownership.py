@@ -11,7 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import NO_SPACE, CannotWriteError, ConfigError, FinetuneError, Problem, find_writing_code
+from hf_finetune.errors import (
+    NO_SPACE,
+    CannotWriteError,
+    ConfigError,
+    FinetuneError,
+    Problem,
+    advise_unless_limited,
+    find_writing_code,
+)
 from hf_finetune.files import sync_folder
 from hf_finetune.folders.opened import recall
 from hf_finetune.folders.record_kinds import (
@@ -230,6 +238,7 @@ def refuse_folder(what: str, problem: OSError) -> FinetuneError:
     """The error of an `output_dir` that is refused before anything is in it: a setting to change, unless it is full."""
     full = problem.errno in NO_SPACE
     remedy = "make room, or name another folder" if full else "allow writing, or name another folder"
+    remedy = advise_unless_limited(problem.errno, remedy)
     code = find_writing_code(problem.errno)
     return (CannotWriteError if full else ConfigError)(Problem(what, remedy, key="output_dir", code=code))
 

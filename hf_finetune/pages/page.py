@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from hf_finetune.errors import CannotWriteError, Problem, find_writing_code
+from hf_finetune.errors import CannotWriteError, Problem, advise_unless_limited, find_writing_code
 from hf_finetune.files import make_parents, write_atomically
 
 # Marks our pages: any other file named report.html is the user's own and is not overwritten.
@@ -84,5 +84,5 @@ def save_page(path: Path, html: str) -> None:
             write_atomically(path, html, private=True)
     except OSError as problem:
         what = f"cannot be written ({problem.strerror})"
-        code = find_writing_code(problem.errno)
-        raise CannotWriteError(Problem(what, "name a file elsewhere", path=str(path), code=code)) from problem
+        remedy, code = advise_unless_limited(problem.errno, "name a file elsewhere"), find_writing_code(problem.errno)
+        raise CannotWriteError(Problem(what, remedy, path=str(path), code=code)) from problem

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_finetune.chat.template import find_end_token_ids, trust_named_template
-from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem, find_writing_code
+from hf_finetune.errors import CannotWriteError, ConfigError, ModelError, Problem, advise_writing, find_writing_code
 from hf_finetune.files import fill_folder_atomically, hash_file
 from hf_finetune.folders import check_replaceable
 from hf_finetune.folders.decision_record import DECISION
@@ -148,8 +148,8 @@ def _reload(merged: PreTrainedModel, folder: Path, dtype: Dtype, device: torch.d
 
 def explain_unwritten(problem: OSError, output: str) -> CannotWriteError:
     what = f"cannot be written ({problem.strerror or problem})"
-    code = find_writing_code(problem.errno)
-    return CannotWriteError(Problem(what, "make room, or name another folder", path=output, code=code))
+    remedy, code = advise_writing(problem.errno, "make room, or name another folder"), find_writing_code(problem.errno)
+    return CannotWriteError(Problem(what, remedy, path=output, code=code))
 
 
 def _check_place(target: Path, read: Sequence[Path]) -> None:

@@ -335,3 +335,17 @@ def test_a_row_without_any_field_that_asks_is_told_which_ones_do(generate, model
     assert first in said
     assert "rows.jsonl:3: there is no field" in said
     assert "--columns prompt=FIELD [HF023]" in said
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+@pytest.mark.parametrize("asked_of", ["", "both"])
+def test_a_file_without_rows_is_said_to_have_none(generate, model, content, asked_of):
+    Path("rows.jsonl").write_text(content)
+    both = ("--base", "--base-path", model) if asked_of else ()
+    code, _, said = generate(model, "--input", "rows.jsonl", "--output", "answers.jsonl", *both, *GREEDY)
+    assert code == 0
+    assert said.count("rows.jsonl holds no rows, and nor does what is written of it [HF344]") == 1
+    assert Path("answers.jsonl").read_bytes() == b""
+    assert not Path("answers.jsonl.partial").exists()
+    Path("rows.jsonl").write_text('{"prompt": "who"}\n')
+    assert "holds no rows" not in generate(model, "--input", "rows.jsonl", *GREEDY)[2]

@@ -106,6 +106,19 @@ def test_what_cannot_be_served_is_refused_in_one_message(say, arguments, message
     assert message in say(*arguments.split())
 
 
+LOADED = [
+    *("adapter --adapters b=biased", "adapter --adapters b=halved", "llm --adapters b=classifies"),
+    *("llm --adapters a=adapter b=of_wider", "chat --port 0 --base-path llm", "chat --port 0 --filter chat=bad"),
+    *("chat --port 0 --votes rows.jsonl", "chat --port 0 --votes empty"),
+]
+
+
+@pytest.mark.parametrize("arguments", [arguments for arguments, _ in REFUSED])
+def test_nothing_is_said_to_be_loaded_before_what_is_refused_without_it(say, arguments):
+    said = say(*arguments.split())
+    assert ("loading " in said) == (arguments in LOADED), said
+
+
 def test_a_key_in_the_place_of_its_file_is_not_repeated(say):
     assert KEY not in say("chat", "--api-key-file", KEY)
 
@@ -133,7 +146,9 @@ def test_a_port_that_is_taken_is_said_before_a_model_is_loaded(say, monkeypatch)
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert f"--port: port {port} of 127.0.0.1 is in use" in say("chat", "--port", str(port))
+        said = say("chat", "--port", str(port))
+        assert f"--port: port {port} of 127.0.0.1 is in use" in said
+        assert "loading" not in said
 
 
 def test_the_command_for_other_servers_has_what_was_asked_for(folder, monkeypatch):

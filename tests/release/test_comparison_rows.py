@@ -7,6 +7,9 @@ import logging
 
 import pytest
 
+from hf_finetune.config.sections import DataSection
+from hf_finetune.data.splitting.one_split import load_rows
+from hf_finetune.errors import DataError
 from hf_finetune.models.tokenizer_training import train_tokenizer
 from hf_finetune.release.comparison_rows import load_comparison_rows
 
@@ -33,3 +36,11 @@ def test_the_validation_split_of_a_run_is_read_as_its_recipe_read_it(tmp_path, c
     assert all(any(text in each for text in TEXTS) for each in said)
     # Of a document every token is trained, of a conversation the answer alone.
     assert [bool((row.labels[0] < 0).any()) for row in found] == [field == "messages"] * 3
+
+
+def test_rows_of_another_kind_are_refused_without_a_word_of_recipes(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "x"}\n')
+    with pytest.raises(DataError, match=r"rows of format labelled are labelled texts; .* are needed here") as refused:
+        load_rows(str(tmp_path / "rows.jsonl"), DataSection(train="rows.jsonl"), "document")
+    assert "recipe" not in str(refused.value)
+    assert "data.format may be" not in str(refused.value)

@@ -10,8 +10,8 @@ from hf_finetune.config.model_files.description import ADAPTER, BASE_RECORD, CON
 from hf_finetune.config.model_files.kinds import is_classifier
 from hf_finetune.config.model_files.regular import read_object
 from hf_finetune.config.paths import is_missing
-from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.folders import CHECKPOINT, MANIFEST, suggest_path
+from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.folders import CHECKPOINT, MANIFEST, find_altered, suggest_path
 from hf_finetune.shell import shell_path
 
 Command = Literal["generate", "chat", "predict", "score", "merge", "export", "serve"]
@@ -25,7 +25,8 @@ _BASE_OPTION = {
 def check_saved_model(path: str, command: Command, base: str | None = None) -> None:
     """Raise `ConfigError` where `path` is no folder, holds no model, or one of a kind that `command` is not for.
 
-    A Hub id that is no folder passes: what it holds is seen when it is fetched. `base` is where an adapter's base is.
+    And `ModelError` where the files of an export are not those that it wrote. A Hub id that is no folder passes: what
+    it holds is seen when it is fetched. `base` is where an adapter's base is.
     """
     if is_missing(path):
         raise ConfigError(Problem("no such folder", suggest_path(path), path, code="HF001"))
@@ -34,6 +35,9 @@ def check_saved_model(path: str, command: Command, base: str | None = None) -> N
         raise ConfigError(Problem("is a file", f"name the folder that holds {CONFIG}, or a Hub id", path, code="HF634"))
     if not folder.is_dir():
         return
+    # First: a file that is gone or torn is said as such, and not as what the rest of the folder lacks without it.
+    if altered := find_altered(folder, path):
+        raise ModelError(altered)
     if not (folder / ADAPTER).exists() and not (folder / CONFIG).exists():
         raise ConfigError(_describe_empty(folder, path))
     _check_faults(path)

@@ -38,7 +38,14 @@ from hf_finetune.data.reading.sources import TEXT_FORMATS, DataFile
 from hf_finetune.data.workers import count_processes
 from hf_finetune.environment.progress_lines import show_progress
 from hf_finetune.environment.versions import __version__
-from hf_finetune.errors import MAX_PROBLEMS_SHOWN, CannotWriteError, DataError, Problem
+from hf_finetune.errors import (
+    MAX_PROBLEMS_SHOWN,
+    CannotWriteError,
+    DataError,
+    Problem,
+    advise_unless_limited,
+    find_writing_code,
+)
 from hf_finetune.files import open_atomically
 
 # Columns besides those of the intermediate form; they are removed from the rows of a split.
@@ -158,7 +165,8 @@ def read_role(files: Sequence[DataFile], role: str, reading: ReadSettings) -> tu
         dataset, counts = build_cached_dataset("rows", made_from, features, partial(_keep_rejected, build, rejected))
     except OSError as error:
         what = f"the datasets cache cannot be written: {error.strerror or error}"
-        raise CannotWriteError(Problem(what, "set HF_DATASETS_CACHE", code="HF701")) from error
+        remedy, code = advise_unless_limited(error.errno, "set HF_DATASETS_CACHE"), find_writing_code(error.errno)
+        raise CannotWriteError(Problem(what, remedy, code=code)) from error
     decoder.labels.names.found.update(counts["labels"])
     facts = tuple(
         FileStats(

@@ -114,7 +114,8 @@ def _check_kind(row_format: RowFormat, becomes: Kind, shown: str) -> None:
     if row_format.becomes in kinds:
         return
     fitting = ", ".join(each.name for each in FORMATS.values() if each.becomes in kinds)
-    remedy = f"this recipe takes {_KIND_NAMES[becomes]}; data.format may be {fitting}"
+    # In words that hold for a recipe as for `score` or `export --data`, which read rows by the same path.
+    remedy = f"{_KIND_NAMES[becomes]} are needed here: rows of format {fitting}"
     if "text" in row_format.required and becomes == "document":
         remedy += "; `data.format: text` reads only the `text` of each row"
     if row_format.name == "input_output" and becomes == "labelled":

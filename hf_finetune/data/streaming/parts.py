@@ -22,7 +22,7 @@ from hf_finetune.data.streaming.left_out import Keep, LeftOut, keep_left_out
 from hf_finetune.data.streaming.position import Position
 from hf_finetune.data.streaming.prints import PartPrints, find_copies, find_prints
 from hf_finetune.environment.versions import __version__
-from hf_finetune.errors import CannotWriteError, DataError, Problem
+from hf_finetune.errors import CannotWriteError, DataError, Problem, advise_writing, find_writing_code
 from hf_finetune.row_prints import map_arrays
 
 KIND, BESIDE = "part", (".prints.npz", ".rejected.jsonl")
@@ -93,10 +93,13 @@ class PartBuilder:
             prints, left_out = map_arrays(name_prints(arrow)), LeftOut.map(name_rejected_lines(arrow), *counts["lines"])
             facts = json.loads(arrow.with_suffix(".json").read_text())
         except (OSError, CannotWriteError) as error:
-            why = getattr(error.__cause__ or error, "strerror", None) or error
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            number = cause.errno if isinstance(cause, OSError) else None
+            why = (cause.strerror if isinstance(cause, OSError) else None) or error
             what = f"a part of the stream cannot be written into the datasets cache: {why}"
             remedy = "make room or set HF_DATASETS_CACHE, as three parts are there at once, and type the command again"
-            raise CannotWriteError(Problem(what, remedy, code="HF701")) from error
+            remedy, code = advise_writing(number, remedy), find_writing_code(number)
+            raise CannotWriteError(Problem(what, remedy, code=code)) from error
         end = Position.from_dict(counts["end"])
         return Part(rows, arrow, start, end, facts["sha256"], prints["texts"], prints["ngrams"], left_out)
 

@@ -20,7 +20,14 @@ from hf_finetune.evaluation.generation.asked_rows import make_asked_kind, regrou
 from hf_finetune.evaluation.generation.kept_rows import AnswerFolder, RowSink
 from hf_finetune.evaluation.generation.prompts import check_responses, try_template
 from hf_finetune.evaluation.prediction.predict import check_exists, log_left_out
-from hf_finetune.evaluation.prediction.rows import Window, append_fields, check_first, is_compact, read_windows
+from hf_finetune.evaluation.prediction.rows import (
+    Window,
+    append_fields,
+    check_first,
+    is_compact,
+    read_windows,
+    warn_of_no_rows,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +95,9 @@ class AskedFile:
         # At once: a file without a row that can be answered is refused before weights are loaded.
         first = next(windows)
         check_first(first)
+        # The second pass reads a file of ours.
+        if file == self.asked.file:
+            warn_of_no_rows(first, file)
         self.has_conversations = "messages" in first.columns
         return regroup(chain([first], windows), size)
 

@@ -15,7 +15,15 @@ from hf_finetune.config.sections import EvalSection
 from hf_finetune.data.reading.formats import FORMATS
 from hf_finetune.data.reading.json_line import LineError
 from hf_finetune.data.reading.row_decoder import RowDecoder
-from hf_finetune.errors import CannotWriteError, DataError, FinetuneError, ModelError, Problem
+from hf_finetune.errors import (
+    CannotWriteError,
+    DataError,
+    FinetuneError,
+    ModelError,
+    Problem,
+    advise_unless_limited,
+    find_writing_code,
+)
 from hf_finetune.evaluation.generation.prompts import format_unknown_pieces, generate_answer
 from hf_finetune.files import open_private
 from hf_finetune.interruption import forget_signal
@@ -205,7 +213,9 @@ def save_conversation(messages: list[Message], name: str) -> None:
     except (OSError, RuntimeError, ValueError) as problem:  # a home folder that there is not; a character 0
         reason = problem.strerror if isinstance(problem, OSError) else problem
         what = f"not saved: it cannot be written ({reason or problem})"
-        raise CannotWriteError(Problem(what, "name another file", path=name, code="HF701")) from problem
+        number = problem.errno if isinstance(problem, OSError) else None
+        remedy, code = advise_unless_limited(number, "name another file"), find_writing_code(number)
+        raise CannotWriteError(Problem(what, remedy, path=name, code=code)) from problem
 
 
 def _write_row(messages: list[Message], name: str) -> bytes:

@@ -38,7 +38,14 @@ from hf_finetune.errors import (
     format_problems,
 )
 from hf_finetune.evaluation.prediction.added_fields import format_added_fields
-from hf_finetune.evaluation.prediction.rows import Window, append_fields, check_first, is_compact, read_windows
+from hf_finetune.evaluation.prediction.rows import (
+    Window,
+    append_fields,
+    check_first,
+    is_compact,
+    read_windows,
+    warn_of_no_rows,
+)
 from hf_finetune.evaluation.prediction.texts import make_text_kind
 from hf_finetune.evaluation.probes.seen_rows import SeenRowCounter, log_seen_rows, read_training_records
 from hf_finetune.folders.decision_record import DECISION
@@ -110,6 +117,7 @@ def predict_file(model: str, file: str, output: BinaryIO, options: PredictionOpt
     windows = read_windows(check_exists(file), file, make_text_kind(options.prefix), options.columns)
     first = next(windows)
     check_first(first)
+    warn_of_no_rows(first, file)
     log_columns(options.columns, file)
     classifier = open_classifier(model, options)
     encoded = encode_windows(classifier, chain([first], windows), file)

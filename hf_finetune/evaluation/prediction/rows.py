@@ -5,6 +5,7 @@ A line is never re-encoded: the new fields are inserted before its last brace, a
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,9 @@ from hf_finetune.data.reading.reader import is_blank
 from hf_finetune.data.reading.row_decoder import RowDecoder
 from hf_finetune.data.reading.row_lines import RowSettings, iterate_row_blocks
 from hf_finetune.errors import DataError, Problem
+from hf_finetune.shell import shell_path
+
+logger = logging.getLogger(__name__)
 
 WINDOW_ROWS = 4096
 WINDOW_BYTES = 8 * 1024**2
@@ -191,6 +195,14 @@ def check_first(window: Window) -> None:
     """Raise `DataError` where the first window of a file says that no row, or none as it is, can be used."""
     if window.taken is not None or (window.problems and not window.lines):
         raise DataError(window.taken or window.problems)
+
+
+def warn_of_no_rows(first: Window, shown: str) -> None:
+    """Say that a file, of which this is the first window, holds no row: what is written of it is empty, too."""
+    # No error: of a job that runs every night the file may well be empty.
+    if not (first.lines or first.problems):
+        place = "standard input" if shown == "-" else shell_path(shown)
+        logger.warning("%s holds no rows, and nor does what is written of it", place, extra={"code": "HF344"})
 
 
 def append_fields(line: bytes, added: str) -> bytes:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.h5", "*.msgpack")
 REPOSITORY_FILES = ("config.json", "adapter_config.json", "tokenizer_config.json")
 """Every repository of a model, an adapter or a tokenizer has one of these."""
+ADAPTER_GGUF = "adapter.gguf"
 SAFETENSORS = (".safetensors", ".safetensors.index.json")
 
 
@@ -133,8 +134,12 @@ def refuse_pickles(name: str, revision: str | None = None) -> None:
     else:
         usual = ("pytorch_model.bin.index.json", "pytorch_model.bin")
         pickles = [file for file in usual if find_file(name, file, revision) is not None]
-    # Of no weights at all nothing is refused: there is no such file, as of a name that was misspelled.
-    if not pickles:
+    if Path(name, ADAPTER_GGUF).is_file():
+        # Such an export is whole: nothing of it is missing that could be found.
+        what = f"is an adapter for llama.cpp alone ({ADAPTER_GGUF}), which puts it over its base"
+        remedy, code = "name the run or adapter that it was exported from", "HF972"
+    elif not pickles:
+        # Of no weights at all nothing is refused: there is no such file, as of a name that was misspelled.
         what, remedy = f"has no {SAFE_WEIGHTS_NAME}", "give a folder or Hub id that holds a model's weights"
         code = "HF001"
     else:

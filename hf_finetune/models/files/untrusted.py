@@ -14,7 +14,7 @@ from hf_finetune.config.model_files.regular import look_at_file, read_object
 from hf_finetune.config.model_files.values import iterate_leaves
 from hf_finetune.config.paths import is_missing
 from hf_finetune.errors import ModelError, Problem
-from hf_finetune.folders import leads_out
+from hf_finetune.folders import find_altered, leads_out
 from hf_finetune.models.files.locate import SAFETENSORS, find_file, resolve_commit
 
 CONFIG = "config.json"
@@ -46,6 +46,9 @@ def check_untrusted_files(name: str, revision: str | None = None) -> str | None:
     folder = find_local_folder(name, commit)
     if folder is None:
         return None
+    # What the Hub has is held to a commit, and may be here in part.
+    if os.path.isdir(name) and (altered := find_altered(folder, name)):
+        raise ModelError(altered)
     problems = [*find_faults(folder, name), *_find_outside_links(folder, name)]
     for file in CONFIGS:
         values = read_object(folder / file) or {}

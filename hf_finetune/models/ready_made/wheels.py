@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hf_finetune.errors import CannotWriteError, MachineError, ModelError, Problem
+from hf_finetune.errors import CannotWriteError, MachineError, ModelError, Problem, advise_writing, find_writing_code
 from hf_finetune.files import hash_file
 from hf_finetune.shell import shell_path
 
@@ -75,8 +75,9 @@ def fetch_wheel(wheel: Wheel) -> Path:
             os.replace(fetched, cached)
     except OSError as problem:
         what = f"the cache of packages cannot be written ({problem.strerror or problem})"
-        remedy = "make room there, or name another place with XDG_CACHE_HOME"
-        raise CannotWriteError(Problem(what, remedy, path=str(cached.parent), code="HF701")) from problem
+        remedy = advise_writing(problem.errno, "make room there, or name another place with XDG_CACHE_HOME")
+        code = find_writing_code(problem.errno)
+        raise CannotWriteError(Problem(what, remedy, path=str(cached.parent), code=code)) from problem
     return cached
 
 

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from hf_finetune.errors import DataError, Problem
 from hf_finetune.folders import EXPORT
+from hf_finetune.folders.exported import WRITTEN, read_export
 
-# By target, what it writes beside what a model of transformers has. Files of other names are of whoever put them there.
-WRITTEN = {
-    "onnx": ("model.onnx", "model.onnx.data"),
-    "gguf": ("model.gguf", "adapter.gguf"),
-    "ollama": ("model.gguf", "Modelfile"),
-    "llama": (),
-    "vllm": (),
-}
 ALL_WRITTEN = frozenset({EXPORT, *(name for names in WRITTEN.values() for name in names)})
-SUFFIXES = (".onnx", ".onnx.data", ".gguf")
 
 # Of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto: ModelProto.graph, GraphProto.initializer, and the fields
 # of a TensorProto that hold its numbers.
@@ -29,21 +19,6 @@ _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 _LONGEST_VARINT = 10
 
 Span = tuple[int, int]
-
-
-def read_export(folder: Path) -> dict[str, Any]:
-    """Read export.json; {} where `folder` is no export. Raises `DataError` where it is not what an export writes."""
-    path = folder / EXPORT
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["target"] in WRITTEN and isinstance(found.get("files", {}), dict):
-            return dict(found)
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
-        pass
-    what = "is not what an export writes"
-    raise DataError(Problem(what, "export the model again", path=str(path), code="HF821"))
 
 
 def list_exported(folder: Path) -> frozenset[str]:

@@ -18,9 +18,10 @@ from typing import Any
 from hf_finetune.config.model_files.description import find_faults
 from hf_finetune.errors import ConfigError, DataError, Problem
 from hf_finetune.files import hash_file
-from hf_finetune.folders import CARD, MANIFEST, leads_out
+from hf_finetune.folders import CARD, EXPORT, MANIFEST, leads_out
+from hf_finetune.folders.exported import EXPORTED, SUFFIXES, read_export
 from hf_finetune.models import scratch_gpt
-from hf_finetune.release.hub.exports import SUFFIXES, list_exported, read_export, read_words
+from hf_finetune.release.hub.exports import list_exported, read_words
 
 _CONFIGS = ("config.json", "adapter_config.json")
 # The code of a ScratchGPT is pushed with its weights: https://huggingface.co/docs/transformers/custom_models
@@ -190,9 +191,10 @@ def _check_model(folder: Path, paths: Mapping[str, Path]) -> None:
     """Refuse a folder without a configuration or weights, or with incomplete weights."""
     configured = [name for name in _CONFIGS if name in paths]
     if not configured or not any(is_weights(name) for name in paths):
-        lacking = "weights as .safetensors" if configured else "config.json or adapter_config.json"
+        _refuse_lost_record(folder)
+        lacking = "are no weights as .safetensors" if configured else "is no config.json or adapter_config.json"
         remedy = "name the folder of a finished run, of a merged model, of an adapter or of an export"
-        raise ConfigError(Problem(f"is no model: there is no {lacking} in it", remedy, path=str(folder), code="HF634"))
+        raise ConfigError(Problem(f"is no model: there {lacking} in it", remedy, path=str(folder), code="HF634"))
     if faults := find_faults(folder, str(folder)):
         raise DataError(faults)
     for name in filter(is_safetensors, paths):
@@ -204,6 +206,15 @@ def _check_model(folder: Path, paths: Mapping[str, Path]) -> None:
             raise DataError(
                 [Problem(what, "save the model again", path=str(folder / name), code="HF501") for name in missing]
             )
+
+
+def _refuse_lost_record(folder: Path) -> None:
+    """Refuse an export without its export.json: its weights would not be seen, and be said to be missing."""
+    held = [name for name in EXPORTED if (folder / name).is_file()]
+    if held and not (folder / EXPORT).exists():
+        what = f"is missing: {held[0]} beside it is of an export, and nothing says whether it was compared"
+        remedy = "put it back, or export the model again"
+        raise DataError(Problem(what, remedy, path=str(folder / EXPORT), code="HF822"))
 
 
 def _check_length(path: Path) -> None:

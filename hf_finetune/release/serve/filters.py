@@ -7,10 +7,12 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hf_finetune.errors import ConfigError, Problem
-from hf_finetune.evaluation.prediction.predict import PredictionOptions, open_classifier
-from hf_finetune.release.serve.labelling import Labeller
+
+if TYPE_CHECKING:
+    from hf_finetune.release.serve.labelling import Labeller
 
 REFUSAL = "This cannot be answered here."
 OPTION = "--filter"
@@ -111,6 +113,10 @@ def split_filter(given: str) -> tuple[str, list[str]]:
 
 
 def _load_classifier(path: str, labels: Sequence[str]) -> LabelFilter:
+    # Not at the head: word lists are looked at before torch is imported.
+    from hf_finetune.evaluation.prediction.predict import PredictionOptions, open_classifier
+    from hf_finetune.release.serve.labelling import Labeller
+
     classifier = open_classifier(path, PredictionOptions())
     known = () if classifier.decision is None else classifier.decision.labels
     unknown = [label for label in labels if label not in known]

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
 from hf_finetune.chat import trust_named_template
-from hf_finetune.errors import ConfigError, ModelError, Problem
+from hf_finetune.errors import ModelError, Problem
 from hf_finetune.evaluation.generation.prompts import try_template
 from hf_finetune.models.base_and_tuned import find_base_of_run
 from hf_finetune.models.embeddings import grow_for_added_tokens
@@ -21,29 +19,16 @@ from hf_finetune.models.files.adapter import BaseRecord, check_base, fetch_adapt
 from hf_finetune.models.saved import find_trained_dtype, load_for_generation, refuse_base
 from hf_finetune.models.tokenizers import check_tokenizer_fits
 from hf_finetune.release.serve.engine.lanes import Lane, make_lane
-from hf_finetune.release.serve.options import ServeOptions
-from hf_finetune.release.serve.votes import BASE
+from hf_finetune.release.serve.options import BASE, ServeOptions, check_names
 
 logger = logging.getLogger(__name__)
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
 Trust = Callable[[PreTrainedTokenizerFast], object]
 
 
 def name_model(options: ServeOptions) -> str:
     """What the model is served as: the name that was given, else that of its folder. Raises `ConfigError`."""
-    path = Path(options.model)
-    name = options.name or (path.resolve().name if path.is_dir() else options.model)
-    wrong = [each for each in (name, *options.adapters) if not NAME.fullmatch(each)]
-    has_base = options.base or is_adapter(options.model)
-    taken = [each for each in options.adapters if each in (name, BASE)] + [name] * (has_base and name == BASE)
-    problems = [
-        *(Problem(f"{each!r} is no name for a model", "take letters, digits, . _ / -", code="HF603") for each in wrong),
-        *(Problem(f"{each} is taken", "give what you name another name", code="HF601") for each in taken),
-    ]
-    if problems:
-        raise ConfigError([replace(each, key="--name or --adapters") for each in problems])
-    return name
+    return check_names(options, over_adapter=is_adapter(options.model))
 
 
 def load_lanes(options: ServeOptions) -> dict[str, Lane]:

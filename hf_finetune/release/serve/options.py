@@ -6,9 +6,10 @@ import errno
 import importlib.util
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hf_finetune.errors import ConfigError, MachineError, Problem
@@ -19,6 +20,9 @@ SHORTEST_KEY = 16
 MOST_KEY_BYTES = 4096
 BACKLOG = 1024
 KEY_OPTION = "--api-key-file"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,95}")
+BASE = "base"
+"""What the model is served as that others were tuned from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,26 @@ def check_packages() -> None:
         names = ", ".join(name.replace("_", "-") for name in missing)
         what = f"{names}: not installed, and serving needs {'it' if len(missing) == 1 else 'them'}"
         raise MachineError(Problem(what, 'in the clone of hf-finetune: pip install ".[serve]"', code="HF711"))
+
+
+def check_names(options: ServeOptions, *, over_adapter: bool) -> str:
+    """Return what the model is served as: the name that was given, else that of its folder.
+
+    `over_adapter`: the model is an adapter, whose base is served as well. Raises `ConfigError` for what is no name, or
+    is taken.
+    """
+    path = Path(options.model)
+    name = options.name or (path.resolve().name if path.is_dir() else options.model)
+    wrong = [each for each in (name, *options.adapters) if not NAME.fullmatch(each)]
+    has_base = options.base or over_adapter
+    taken = [each for each in options.adapters if each in (name, BASE)] + [name] * (has_base and name == BASE)
+    problems = [
+        *(Problem(f"{each!r} is no name for a model", "take letters, digits, . _ / -", code="HF603") for each in wrong),
+        *(Problem(f"{each} is taken", "give what you name another name", code="HF601") for each in taken),
+    ]
+    if problems:
+        raise ConfigError([replace(each, key="--name or --adapters") for each in problems])
+    return name
 
 
 def read_key(host: str, file: str | None) -> str | None:

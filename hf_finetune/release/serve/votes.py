@@ -14,10 +14,10 @@ from typing import Any, Literal
 from hf_finetune.errors import CannotWriteError, ConfigError, Problem, find_writing_code
 from hf_finetune.evaluation.statistics.intervals import compute_wilson_interval
 from hf_finetune.files import open_private
+from hf_finetune.release.serve.options import BASE
 
 OPTION = "--votes"
 MOST_COMPARISONS = 1000
-BASE = "base"
 FIELDS = ("left", "right", "choice", "blind")
 MOST_LINE_BYTES = 2**24
 

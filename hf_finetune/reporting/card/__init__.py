@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, StrictUndefined, Template
 
-from hf_finetune.errors import CannotWriteError, ConfigError, Problem, find_writing_code
+from hf_finetune.errors import CannotWriteError, ConfigError, Problem, advise_writing, find_writing_code
 from hf_finetune.files import write_atomically
 from hf_finetune.folders import CARD, CARD_MARKER
 from hf_finetune.privacy import escape_control_characters
@@ -61,8 +61,8 @@ def write_card(
         write_atomically(path, render_card(run if called is None else replace(run, name=called.resolve().name)))
     except OSError as problem:
         what, shown = f"cannot be written ({problem.strerror})", str((called or folder) / CARD)
-        code = find_writing_code(problem.errno)
-        raise CannotWriteError(Problem(what, "make room, or allow writing", path=shown, code=code)) from problem
+        remedy, code = advise_writing(problem.errno, "make room, or allow writing"), find_writing_code(problem.errno)
+        raise CannotWriteError(Problem(what, remedy, path=shown, code=code)) from problem
     return path
 
 

@@ -131,7 +131,7 @@ class LogFile(TrainerCallback):
             self._size = None
             if not self._warned:
                 self._warned = True
-                what = "%s cannot be written (%s): the run goes on, and the file is mended when there is room"
+                what = "%s cannot be written (%s): the run goes on, and the file is mended when it can be"
                 logger.warning(what, self.path, problem.strerror or problem, extra={"code": "HF718"})
 
 

@@ -408,13 +408,13 @@ def test_groups_that_are_in_two_given_files_are_refused():
 def test_rows_of_another_kind_than_the_recipe_takes_are_refused_with_the_formats_that_do():
     labelled = write("rows.jsonl", [{"text": "a", "label": "x"}])
     message = refused("document", train=labelled)
-    assert "rows of format labelled are labelled texts; this recipe takes documents" in message
+    assert "rows of format labelled are labelled texts; documents are needed here: rows of format text" in message
     assert "`data.format: text` reads only the `text`" in message
     assert len(load("document", train=labelled, format="text").rows["train"]) == 1
     pairs = write("pairs.jsonl", [{"input": "a", "output": "x"}])
     assert "`task: classification` takes `output` as the label" in refused("labelled", train=pairs)
     Path("text.txt").write_text("a")
-    assert "rows of format file are documents; this recipe takes conversations" in refused(
+    assert "rows of format file are documents; conversations are needed here" in refused(
         "conversation", train="text.txt", format="file"
     )
 
@@ -516,7 +516,7 @@ def test_a_recipe_of_conversations_takes_prompts_with_completions_as_they_are():
     splits = load("conversation", train=write("rows.jsonl", rows))
     assert splits.rows["train"].to_list() == rows
     assert splits.format == "prompt_completion"
-    assert "this recipe takes conversations; data.format may be messages, sharegpt" in refused(
+    assert "conversations are needed here: rows of format messages, sharegpt" in refused(
         "conversation", train=write("texts.jsonl", texts(2))
     )
 

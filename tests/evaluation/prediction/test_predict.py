@@ -317,6 +317,12 @@ def test_a_compressed_or_empty_file_is_read_too(classifier, tmp_path):
     assert predict(classifier, "", tmp_path)[1].rows == 0
 
 
+@pytest.mark.parametrize(("content", "said"), [("", 1), ("\n \n", 1), ('{"text": "good"}\n', 0)])
+def test_a_file_without_rows_is_said_to_have_none(classifier, tmp_path, caplog, content, said):
+    predict(classifier, content, tmp_path)
+    assert caplog.text.count("rows.jsonl holds no rows") == said
+
+
 def test_texts_that_are_too_long_are_cut_and_counted(classifier, tmp_path, caplog):
     long, short = " ".join(["good"] * 40), " ".join(["good"] * (POSITIONS - 2))
     rows, facts = predict(classifier, as_lines([{"text": long}, {"text": short}]), tmp_path)

@@ -20,6 +20,7 @@ from tuned_classifiers import SPAM, TOKENIZER, classifier_on, saved_backbone, tr
 
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import DataError
+from hf_finetune.folders.exported import WRITTEN
 from hf_finetune.models.adapters.attach import attach_adapter, save_adapter
 from hf_finetune.models.decision import Decision, write_decision
 from hf_finetune.models.loading import load_causal_lm
@@ -28,7 +29,7 @@ from hf_finetune.release.export.onnx import files
 from hf_finetune.release.export.options import ExportOptions
 from hf_finetune.release.export.targets import TARGETS
 from hf_finetune.release.hub import PushOptions, plan_push, push_folder
-from hf_finetune.release.hub.exports import WRITTEN, read_words
+from hf_finetune.release.hub.exports import read_words
 from hf_finetune.reporting.card import write_card
 from hf_finetune.row_prints import RowPrints, write_row_prints
 
@@ -164,3 +165,22 @@ def test_a_run_pushed_over_an_export_takes_its_place_and_leaves_what_others_put_
     # A run's own weights go where an export takes their place.
     shutil.rmtree(run)
     assert "model.safetensors" in push_folder(out, "ada/model", options=PRIVATE).removed
+
+
+def test_an_export_without_its_record_is_not_said_to_have_no_weights(models, tmp_path, monkeypatch):
+    out, _ = make(models, tmp_path, "onnx", monkeypatch)
+    record = (out / "export.json").read_text()
+    (out / "export.json").unlink()
+    with pytest.raises(DataError, match=r"export\.json: is missing: model\.onnx beside it is of an export.*HF822"):
+        plan_push(out, "ada/exported", options=PRIVATE)
+    # Another tool's graph beside a whole model stays behind, as what else is not named does.
+    shutil.copy(models / "chat" / "model.safetensors", out)
+    names = {each.name for each in plan_push(out, "ada/exported", options=PRIVATE)}
+    assert "model.safetensors" in names
+    assert "model.onnx" not in names
+    # And so does its export.json: ours names a target.
+    (out / "export.json").write_text('{"format": "onnx"}')
+    assert "export.json" not in {each.name for each in plan_push(out, "ada/exported", options=PRIVATE)}
+    (out / "export.json").write_text(record)
+    (out / "model.safetensors").unlink()
+    assert "model.onnx" in {each.name for each in plan_push(out, "ada/exported", options=PRIVATE)}

@@ -273,7 +273,7 @@ def test_code_of_a_scratch_gpt_that_somebody_has_altered_is_not_pushed(hub, tmp_
 @pytest.mark.parametrize(
     ("missing", "error", "said"),
     [
-        (["model.safetensors", "manifest.json"], ConfigError, "there is no weights as .safetensors"),
+        (["model.safetensors", "manifest.json"], ConfigError, "there are no weights as .safetensors"),
         (["config.json", "manifest.json"], ConfigError, "there is no config.json or adapter_config.json"),
     ],
 )

@@ -132,8 +132,11 @@ def test_probabilities_are_those_of_the_model(client):
         ({"messages": [{"role": "user"}]}, 400, "has no content"),
         ({"messages": [{"role": "user", "content": "☃"}]}, 400, "the tokenizer has never seen"),
         ({"messages": [{"role": "user", "content": "a" * 70}]}, 400, "tokens, and at most 63 are taken"),
-        ({"max_tokens": 41}, 400, "max_tokens is 41, and this server allows 40"),
-        ({"n": 4}, 400, "4 answers are asked for, and one request may have 3"),
+        ({"max_tokens": 41}, 400, "max_tokens is 41, and this server takes 1 to 40"),
+        ({"max_completion_tokens": 41}, 400, "max_completion_tokens is 41, and this server takes 1 to 40"),
+        ({"max_tokens": 0}, 400, "max_tokens: takes a whole number from 1 to 40"),
+        ({"n": 4}, 400, "4 answers are asked for, and one request may have 1 to 3"),
+        ({"n": 0}, 400, "n: takes a whole number from 1 to 3"),
         ({"temperature": 3}, 400, "temperature"),
         ({"temperature": "1"}, 400, "temperature"),
         ({"presence_penalty": 0.5}, 400, "presence_penalty"),
@@ -228,7 +231,11 @@ def test_texts_to_complete_may_be_several_and_be_tokens(client):
     assert [(each["index"], each["text"]) for each in both] == [(0, "ey."), (1, "y.")]
     tokens = client.post("/v1/completions", {"prompt": [[ids["h"]], [ids["e"]]], "temperature": 0}).json()["choices"]
     assert [each["text"] for each in tokens] == ["ey.", "y."]
-    refused(client.post("/v1/completions", {"prompt": [10**6]}), 400, "token 1000000 is none")
+    refused(
+        client.post("/v1/completions", {"prompt": [10**6]}),
+        400,
+        "token 1,000,000 is none: those of the tokenizer are 0 to 61",
+    )
     streamed = events(client.post("/v1/completions", {"prompt": ["h", "e"], "temperature": 0, "stream": True}))
     said = [
         "".join(each["choices"][0]["text"] for each in streamed if each["choices"][0]["index"] == place)

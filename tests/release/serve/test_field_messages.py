@@ -52,6 +52,33 @@ def test_a_wrong_value_of_any_field_is_one_message_with_its_name_and_what_it_tak
     assert refused_fields == set(kind.model_fields)
 
 
+def bounds_of(schema):
+    """The least and the largest number that any form of a field takes; none where it takes no number."""
+    for form in schema.get("anyOf", [schema]):
+        # What takes one value alone is not offered, and says that.
+        idle = "const" in form or (form.get("minimum"), form.get("maximum")) == (0, 0)
+        if form.get("type") in ("integer", "number") and not idle:
+            least, most = form.get("minimum", form.get("exclusiveMinimum")), form.get("maximum")
+            yield least, form["exclusiveMaximum"] - 1 if most is None else most
+
+
+@pytest.mark.parametrize("kind", REQUESTS, ids=lambda kind: kind.__name__)
+def test_a_number_out_of_bounds_is_told_both_bounds(kind):
+    for name, schema in kind.model_json_schema()["properties"].items():
+        for least, most in bounds_of(schema):
+            for wrong in (least - 1, most + 1):
+                said = explain(kind, {**PLAIN[kind.__name__], name: wrong}).message
+                shown = [number.replace(",", "") for number in re.findall(r"-?[\d,.]*\d", said)]
+                assert [*map(float, shown)] == [float(least), float(most)], said
+
+
+def test_the_bounds_that_are_told_are_those_of_this_server():
+    with pytest.raises(ValidationError) as refused:
+        ChatRequest.model_validate_json(json.dumps({**PLAIN["ChatRequest"], "n": 0, "max_tokens": 0}))
+    said = explain_refused(ChatRequest, refused.value, {"n": 3, "max_tokens": 4096, "max_new_tokens": 1}).message
+    assert said == "n: takes a whole number from 1 to 3; max_tokens: takes a whole number from 1 to 4,096"
+
+
 @pytest.mark.parametrize(
     ("kind", "given", "message"),
     [
@@ -62,7 +89,8 @@ def test_a_wrong_value_of_any_field_is_one_message_with_its_name_and_what_it_tak
         (CompletionRequest, {"prompt": {"str": 1}}, "prompt: takes a text, a list of 1 to 64 texts, a list of"),
         (ChatRequest, {"n": 200}, "n: takes a whole number from 1 to 128"),
         (ChatRequest, {"repetition_penalty": 0}, "repetition_penalty: takes a number above 0 and of at most 10"),
-        (ClassifyRequest, {"top_k": "1"}, "top_k: takes a whole number of at least 1"),
+        (ClassifyRequest, {"top_k": "1"}, "top_k: takes a whole number from 1 to 2,147,483,647"),
+        (ChatRequest, {"seed": 2**63}, f"seed: takes a whole number from -{2**63:,} to {2**63 - 1:,}"),
         (ChatRequest, {"temprature": 1}, "temprature: is not a field that this server knows (did you mean temperature"),
         (
             ChatRequest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -79,13 +80,17 @@ def serve(
         for line in format_other_servers(options):
             say(line)
         return
+    serve_model(options, partial(_begin, model), _say_address)
+
+
+def _begin(model: str) -> None:
+    """Say what is loaded; then torch is imported."""
     announce(model)
     from hf_finetune.environment import set_up_logging
     from hf_finetune.models import hold_commits
 
     set_up_logging()
     hold_commits()
-    serve_model(options, _say_address)
 
 
 def _say_address(host: str, port: int) -> None:

@@ -18,7 +18,7 @@ from hf_finetune.release.serve.api.classify import classify_texts
 from hf_finetune.release.serve.api.comparisons import compare_models, summarize_votes, take_vote
 from hf_finetune.release.serve.api.completions import complete_text, generate_text
 from hf_finetune.release.serve.api.errors import ApiError
-from hf_finetune.release.serve.api.field_messages import MOST_SHOWN
+from hf_finetune.release.serve.api.field_messages import MOST_SHOWN, set_highest
 from hf_finetune.release.serve.api.schemas import (
     REQUESTS,
     ChatRequest,
@@ -226,11 +226,7 @@ def _list_schemas(served: Served) -> Mapping[str, Any]:
 
 def _set_limits(properties: dict[str, Any], service: Service) -> None:
     """Write the names that are served, and what this server allows, into the fields of a request."""
-    limits = service.limits
-    most = dict.fromkeys(("max_tokens", "max_completion_tokens", "max_new_tokens"), limits.max_tokens)
-    for name, highest in {**most, "n": limits.choices}.items():
-        if name in properties:
-            properties[name]["anyOf"][0]["maximum"] = highest
+    set_highest(properties, service.highest)
     for name in {"model", "first", "second"} & set(properties):
         nothing = [{"type": "null"}] if name == "model" else []
         properties[name] = {"anyOf": [{"type": "string", "enum": list(service.lanes)}, *nothing]}

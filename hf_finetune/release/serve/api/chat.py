@@ -46,7 +46,7 @@ class _Chat:
 
 async def answer_chat(service: Service, request: Request) -> Response:
     """Answer a conversation. Raises `ApiError`."""
-    asked = await read_request(request, ChatRequest)
+    asked = await read_request(request, ChatRequest, service.highest)
     lane = service.find_lane(asked.model)
     if not lane.chats:
         raise ApiError(400, f"{lane.name} has no chat template; POST /v1/completions continues texts", param="model")
@@ -54,8 +54,10 @@ async def answer_chat(service: Service, request: Request) -> Response:
         raise ApiError(400, "top_logprobs needs logprobs: true", param="top_logprobs")
     wanted = asked.n or 1
     service.check_choices(wanted)
-    given = asked.max_completion_tokens if asked.max_tokens is None else asked.max_tokens
-    most = service.check_max_tokens(given, service.limits.max_tokens, "max_tokens")
+    given, param = asked.max_tokens, "max_tokens"
+    if given is None:
+        given, param = asked.max_completion_tokens, "max_completion_tokens"
+    most = service.check_max_tokens(given, service.limits.max_tokens, param)
     messages = [_read_message(number, each) for number, each in enumerate(asked.messages)]
     tools = [each.model_dump() for each in asked.tools or ()] if asked.tool_choice != "none" else []
     ids, form = await service.prepare(partial(encode_chat, lane, messages, tools))

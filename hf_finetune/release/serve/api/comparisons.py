@@ -27,7 +27,7 @@ async def compare_models(service: Service, votes: Votes | None, request: Request
 
     Under `blind` nothing in the response says which is which: a vote does.
     """
-    asked = await read_request(request, CompareRequest)
+    asked = await read_request(request, CompareRequest, service.highest)
     lanes = [service.find_lane(asked.first), service.find_lane(asked.second)]
     # Not by the seed of a request, which a client chooses: nobody is to know the side.
     if secrets.randbits(1):

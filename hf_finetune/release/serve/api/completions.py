@@ -42,7 +42,7 @@ class _Completion:
 
 async def complete_text(service: Service, request: Request) -> Response:
     """Continue texts. Raises `ApiError`."""
-    asked = await read_request(request, CompletionRequest)
+    asked = await read_request(request, CompletionRequest, service.highest)
     lane = service.find_lane(asked.model)
     prompts = _list_prompts(asked)
     wanted = asked.n or 1
@@ -88,7 +88,9 @@ def encode_text(lane: Lane, prompt: str | list[int]) -> list[int]:
     known = len(lane.tokenizer)
     # Beyond the vocabulary an embedding would be read that is not there: an error of the whole batch.
     if max(prompt) >= known:
-        raise ApiError(400, f"token {max(prompt)} is none: the tokenizer has {known:,}", param="prompt")
+        raise ApiError(
+            400, f"token {max(prompt):,} is none: those of the tokenizer are 0 to {known - 1:,}", param="prompt"
+        )
     return prompt
 
 
@@ -149,7 +151,7 @@ async def _stream(completion: _Completion, answers: Answers) -> AsyncIterator[di
 
 async def generate_text(service: Service, request: Request) -> Response:
     """Answer one message, or continue one text, as `hf-finetune generate` does. Raises `ApiError`."""
-    asked = await read_request(request, GenerateRequest)
+    asked = await read_request(request, GenerateRequest, service.highest)
     lane = service.find_lane(asked.model)
     chats = lane.chats and not asked.raw
     if asked.system is not None and not chats:

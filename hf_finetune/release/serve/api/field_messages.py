@@ -15,7 +15,6 @@ MOST_SHOWN = 200
 MOST_FIELDS = 8
 # A body of a megabyte may hold a hundred thousand values that cannot be taken.
 MOST_LOOKED_AT = 1_000
-HUGE = 2**31 - 1
 # As OpenAI calls them.
 CODES = {
     "extra_forbidden": "unknown_parameter",
@@ -26,13 +25,19 @@ CODES = {
 Schema = Mapping[str, Any]
 
 
-def explain_refused(kind: type[BaseModel], refused: ValidationError) -> ApiError:
-    """Explain why a body is no request of `kind`: one message a field, and no value of any."""
+def explain_refused(
+    kind: type[BaseModel], refused: ValidationError, highest: Mapping[str, int] | None = None
+) -> ApiError:
+    """Explain why a body is no request of `kind`: one message a field, and no value of any.
+
+    `highest` are the largest values that this server takes, by field.
+    """
     errors = refused.errors(include_input=False, include_context=False, include_url=False)
     if errors[0]["type"] == "json_invalid":
         # Where it breaks off, by line and column: none of its words.
         return ApiError(400, errors[0]["msg"][: 2 * MOST_SHOWN], code=CODES["json_invalid"])
     schema = kind.model_json_schema()
+    set_highest(schema["properties"], highest or {})
     said: dict[str, str] = {}
     codes: list[str] = []
     for error in islice(errors, MOST_LOOKED_AT):
@@ -43,6 +48,12 @@ def explain_refused(kind: type[BaseModel], refused: ValidationError) -> ApiError
     more = [f"and {len(said) - MOST_FIELDS:,} more fields"] if len(said) > MOST_FIELDS else []
     message = "; ".join([*said.values()][:MOST_FIELDS] + more)
     return ApiError(400, message, param=next(iter(said)) or None, code=codes[0])
+
+
+def set_highest(properties: dict[str, Any], highest: Mapping[str, int]) -> None:
+    """Write the largest values that a server takes into the fields of a request."""
+    for name in highest.keys() & properties.keys():
+        properties[name]["anyOf"][0]["maximum"] = highest[name]
 
 
 def _find_field(schema: Schema, parts: Sequence[str | int]) -> tuple[str, Schema]:
@@ -119,14 +130,8 @@ def _describe_bounds(form: Schema) -> str:
     if "exclusiveMaximum" in form:
         most -= 1  # of whole numbers alone
     if least is not None and most is not None:
-        # A bound that nobody meets says nothing.
-        if most >= HUGE:
-            return f" of at least {least:,}" if least >= 0 else ""
-        return (
-            f" above {least:g} and of at most {most:g}"
-            if "exclusiveMinimum" in form
-            else f" from {least:g} to {most:g}"
-        )
+        low, high = (f"{bound:,}" if isinstance(bound, int) else f"{bound:g}" for bound in (least, most))
+        return f" above {low} and of at most {high}" if "exclusiveMinimum" in form else f" from {low} to {high}"
     if "maxLength" in form:
         return f" of {'1 to' if form.get('minLength') else 'at most'} {form['maxLength']:,} characters"
     return " that is not empty" if form.get("minLength") else ""

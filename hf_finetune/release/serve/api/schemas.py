@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -185,11 +186,14 @@ REQUESTS: tuple[type[BaseModel], ...] = (
 Asked = TypeVar("Asked", bound=BaseModel)
 
 
-async def read_request(request: Request, kind: type[Asked]) -> Asked:
-    """Read the body of a request. Raises `ApiError` naming each field that cannot be taken, and no value."""
+async def read_request(request: Request, kind: type[Asked], highest: Mapping[str, int] | None = None) -> Asked:
+    """Read the body of a request. Raises `ApiError` naming each field that cannot be taken, and no value.
+
+    `highest`: see `explain_refused`.
+    """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "the body has to be JSON: Content-Type: application/json")
     try:
         return kind.model_validate_json(await request.body())
     except ValidationError as refused:
-        raise explain_refused(kind, refused) from None
+        raise explain_refused(kind, refused, highest) from None

@@ -44,6 +44,12 @@ class Service:
     # One thread: templates are rendered by one process, and tokenizers are not made for several.
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "prompts"))
 
+    @property
+    def highest(self) -> dict[str, int]:
+        """The largest numbers that this server takes, by the field of a request."""
+        named = ("max_tokens", "max_completion_tokens", "max_new_tokens")
+        return {**dict.fromkeys(named, self.limits.max_tokens), "n": self.limits.choices}
+
     def find_lane(self, name: str | None) -> Lane:
         """Find what is served under a name. Raises `ApiError` as OpenAI has it."""
         lane = self.lanes.get(self.name if name is None else name)
@@ -92,14 +98,14 @@ class Service:
     def check_max_tokens(self, given: int | None, default: int, param: str) -> int:
         """Return how many tokens an answer may have. Raises `ApiError`, with the numbers, for more than is allowed."""
         if given is not None and given > self.limits.max_tokens:
-            message = f"{param} is {given:,}, and this server allows {self.limits.max_tokens:,}"
+            message = f"{param} is {given:,}, and this server takes 1 to {self.limits.max_tokens:,}"
             raise ApiError(400, message, param=param, code="max_tokens_exceeded")
         return min(default, self.limits.max_tokens) if given is None else given
 
     def check_choices(self, wanted: int) -> None:
         """Raise `ApiError`, with the numbers, for more answers than one request may have."""
         if wanted > self.limits.choices:
-            message = f"{wanted} answers are asked for, and one request may have {self.limits.choices}"
+            message = f"{wanted:,} answers are asked for, and one request may have 1 to {self.limits.choices:,}"
             raise ApiError(400, message, param="n", code="too_many_choices")
 
 
