@@ -75,8 +75,11 @@ def _write_key(given: Mapping[str, Any], row: Mapping[str, Any], ask: list[Any])
 class _Progress:
     """Rendering in this process, since it began without a pause."""
 
-    began: float = 0.0
+    spent: float = 0.0
+    """Seconds."""
     said: float = 0.0
+    spent_when_said: float = 0.0
+    entered: float = 0.0
     ended: float = 0.0
     part: tuple[int, int, str] | None = None
     """How many of how many are done, and what they are; None where nobody counts."""
@@ -99,9 +102,9 @@ def count_rendered(done: int, total: int, what: str) -> Iterator[None]:
 def say_progress() -> Iterator[None]:
     """Log how far it has come every five seconds of rendering, by a thread: a template may take longer over a text."""
     # A line after each text would not do: one text of a trusted template may take a minute, in this very thread.
-    now = time.monotonic()
+    _progress.entered = now = time.monotonic()
     if now - _progress.ended > PAUSE_SECONDS:
-        _progress.began = _progress.said = now
+        _progress.said, _progress.spent, _progress.spent_when_said = now, 0.0, 0.0
     ended = threading.Event()
     thread = threading.Thread(target=_say_until, args=(ended,), name="rendering", daemon=True)
     thread.start()
@@ -110,12 +113,18 @@ def say_progress() -> Iterator[None]:
     finally:
         ended.set()
         _progress.ended = time.monotonic()
+        _progress.spent += _progress.ended - _progress.entered
 
 
 def _say_until(ended: threading.Event) -> None:
     while not ended.wait(max(0.0, _progress.said + INTERVAL_S - time.monotonic())):
-        _progress.said = time.monotonic()
-        seconds = _progress.said - _progress.began
+        now = time.monotonic()
+        seconds = _progress.spent + now - _progress.entered
+        # Between the batches of a generation, say, it is not the template that takes the time.
+        is_slow = 2 * (seconds - _progress.spent_when_said) > now - _progress.said
+        _progress.said, _progress.spent_when_said = now, seconds
+        if not is_slow:
+            continue
         if _progress.part is None:
             logger.info("the chat template is slow: it has been rendered for %.0f s so far", seconds)
         else:

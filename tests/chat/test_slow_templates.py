@@ -157,3 +157,17 @@ def test_rendering_that_lasts_is_said_with_the_rows_that_are_done(tokenizer, tmp
     with caplog.at_level(logging.INFO):
         everything(tokenizer, tmp_path, trusted)
     assert "rendered" not in caplog.text
+
+
+@pytest.mark.parametrize(("rendering_s", "other_s", "said"), [(0.002, 0.02, False), (0.02, 0.002, True)])
+def test_a_fast_template_is_not_called_slow_where_other_work_comes_between(
+    monkeypatch, caplog, rendering_s, other_s, said
+):
+    monkeypatch.setattr(slow_templates, "INTERVAL_S", 0.1)
+    monkeypatch.setattr(slow_templates, "_progress", slow_templates._Progress())
+    with caplog.at_level(logging.INFO):
+        for _ in range(20):  # batches of a generation
+            with slow_templates.say_progress():
+                time.sleep(rendering_s)
+            time.sleep(other_s)
+    assert ("the chat template is slow" in caplog.text) == said
