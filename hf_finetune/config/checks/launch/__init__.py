@@ -26,6 +26,7 @@ from hf_finetune.config.checks.launch.gpus import (
     NOT_SHARDED,
     VISIBLE,
     check_visible,
+    crowd_problem,
     gpus_of_file,
     gpus_of_launch,
     is_deepspeed_on_cpu,
@@ -114,6 +115,8 @@ def check_launch_file(
     if problem := launch_problem(f"--on {where}", gpus_of_file(settings), hardware, use_cpu=use_cpu):
         raise ConfigError(problem)
     on_cpu = use_cpu or is_on_cpu(settings) or hardware.accelerator in _NONE_TO_SPLIT_OVER
+    if on_cpu and (problem := crowd_problem(f"--on {where}", settings)):
+        raise ConfigError(problem)
     quantized, optim = None, train.get("optim", "adamw_torch_fused")
     if run is not None:
         quantized = _find_quantized(run.model)

@@ -10,6 +10,8 @@ from hf_finetune.environment.hardware import TRUE, Hardware
 from hf_finetune.errors import ConfigError, Problem
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+MOST_ON_A_CORE = 4
+"""Processes on the CPU: more on one core are a typo, or end in want of memory."""
 # Of an accelerate configuration; the others are for devices that are not looked for here (TPU, NPU, XPU ...).
 _ON_GPUS = ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED", "MEGATRON_LM")
 # What transformers (5.23) says once the data is tokenized and the model loaded.
@@ -83,6 +85,18 @@ def launch_problem(key: str, asked: int, hardware: Hardware, *, use_cpu: bool) -
         what = f"asks for {wanted}, one a process, and this machine has {there} to see"
         return Problem(what, f"set num_processes in its file to {there}, or use --on single_gpu", key=key, code="HF682")
     return None
+
+
+def crowd_problem(key: str, settings: Mapping[str, Any]) -> Problem | None:
+    """What is wrong with a launch of more processes on the CPU than any use has; None where it is not."""
+    processes = _whole(settings.get("num_processes")) // max(1, _whole(settings.get("num_machines")))
+    cores = os.cpu_count() or 1
+    if processes <= MOST_ON_A_CORE * cores:
+        return None
+    # Each takes hundreds of megabytes, and a typo took a machine down.
+    what = f"asks for {processes:,} processes on this machine, whose processor has {cores}"
+    remedy = f"set num_processes to {cores} a machine; up to {MOST_ON_A_CORE * cores} are started"
+    return Problem(what, remedy, key=key, code="HF606")
 
 
 def _why_none() -> str:
