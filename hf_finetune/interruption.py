@@ -69,6 +69,7 @@ class _State:
     holds: bool = False
     """A signal is noted in `number`, and raised by whoever holds it."""
     describe: Callable[[], str] | None = field(default=None)
+    answer: str | None = None
 
 
 _state = _State()
@@ -234,6 +235,12 @@ def get_held_signal() -> int | None:
     return _state.number if _state.holds else None
 
 
+def take_answer() -> str | None:
+    """The line that a noted signal was answered with, below whatever stood in the terminal; once."""
+    answer, _state.answer = _state.answer, None
+    return answer
+
+
 def raise_held_signal(number: int | None = None) -> None:
     """Raise the signal that was noted, or `number`, which another rank has noted; do nothing without one."""
     number = get_held_signal() or number
@@ -367,8 +374,9 @@ def _insists(number: int) -> bool:
 def _say_held(number: int) -> None:
     # Where another process has ended, the launcher ends this one for it: no step can be finished.
     if is_first_rank() and not find_gone():
-        what = "Ctrl-C: this step is finished and saved first; once more ends the run at once"
-        _write(what if number == signal.SIGINT else f"{signal.Signals(number).name}: this step is finished and saved")
+        said = {int(signal.SIGINT): "Ctrl-C: this step is finished and saved first; once more ends the run at once"}
+        _state.answer = said.get(number, f"{signal.Signals(number).name}: this step is finished and saved")
+        _write("\n" * os.isatty(2) + _state.answer)  # "^C" stands there
 
 
 def _say(number: int) -> None:

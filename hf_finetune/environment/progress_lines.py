@@ -181,6 +181,15 @@ class Foot:
         """Draw it anew."""
         self._live.update(frame, refresh=True)
 
+    def lift(self, line: str) -> None:
+        """Say `line` above, which a signal has written below what is drawn: the next frame would wipe it."""
+        drawn = self._live._live_render  # rich 15 has no public name for it
+        if height := drawn.last_render_height:
+            below = 1 + (len(line) - 1) // self.console.width + 1
+            self.console.file.write("\r" + "\x1b[2K\x1b[1A" * (height - 1 + below) + "\x1b[2K")
+            drawn._shape = None
+        self.console.print(line, markup=False, highlight=False)
+
     def close(self) -> None:
         """Take it off the screen, and restore the terminal."""
         try:

@@ -25,6 +25,7 @@ from rich.text import Text
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_finetune.environment.progress_lines import SECONDS_BETWEEN_FRAMES, Foot, open_terminal
+from hf_finetune.interruption import take_answer
 from hf_finetune.metric_info import format_metrics
 from hf_finetune.privacy import escape_control_characters
 
@@ -157,6 +158,8 @@ class ProgressDisplay(TrainerCallback):
         self._rows, self._batches, self._figures, self._sample = {}, 0, "", None
         atexit.unregister(self.stop)
         if foot is not None:
+            if (answer := take_answer()) is not None:
+                foot.lift(answer)
             foot.close()
 
     def _evaluated(self) -> None:
@@ -187,6 +190,8 @@ class ProgressDisplay(TrainerCallback):
     def _draw(self, *, now: bool = False) -> None:
         if self._foot is None or self._bars is None:
             return
+        if (answer := take_answer()) is not None:
+            self._foot.lift(answer)
         if not now and time.monotonic() - self._drawn < SECONDS_BETWEEN_FRAMES:
             return
         self._drawn = time.monotonic()

@@ -136,6 +136,50 @@ def test_nothing_of_a_frame_remains_when_the_run_is_over(display):
     assert re.fullmatch(r"[^\n]*\n(?:\x1b\[\?25h|\r|\x1b\[1A|\x1b\[2K)+", terminal.getvalue().rsplit("10/10", 1)[-1])
 
 
+def as_screen(written: str) -> list[str]:
+    """The lines that a terminal shows."""
+    lines, row, column = [""], 0, 0
+    for piece in re.findall(r"\x1b\[[0-9;?]*[a-zA-Z]|[^\x1b]", written):
+        if piece == "\n":
+            row, column = row + 1, 0
+        elif piece == "\r":
+            column = 0
+        elif piece.endswith("A"):
+            row -= int(piece[2:-1] or 1)
+        elif piece.endswith("K"):
+            lines[row] = ""
+        elif len(piece) == 1:
+            if column == 100:
+                row, column = row + 1, 0
+                lines += [""] * (row + 1 - len(lines))
+            lines[row] = lines[row][:column].ljust(column) + piece + lines[row][column + 1 :]
+            column += 1
+        lines += [""] * (row + 1 - len(lines))
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("answer", ["Ctrl-C: this step is finished and saved first", "a line of the terminal " * 5])
+@pytest.mark.parametrize("more_frames", [True, False])
+def test_the_answer_to_a_signal_stays_above_the_progress(display, monkeypatch, answer, more_frames):
+    shown, written = display
+    shown.on_train_begin(None, state_at(0), TrainerControl())
+    for step in (1, 2):
+        shown.on_log(None, state_at(step), TrainerControl(), logs={"loss": 1.0})
+        shown._drawn = 0.0
+        shown.on_step_end(None, state_at(step), TrainerControl())
+    assert len(as_screen(written.getvalue())) > 1
+    written.write(f"^C\n{answer}\n")  # as the handler of the signal does
+    monkeypatch.setattr("hf_finetune.interruption._state.answer", answer)
+    if more_frames:
+        shown._drawn = 0.0
+        shown.on_step_end(None, state_at(3), TrainerControl())
+        screen = as_screen(written.getvalue())
+        assert sum("training" in line for line in screen) == 1
+        assert answer[:20] in screen[0]
+    shown.stop()
+    assert "".join(as_screen(written.getvalue())).replace(" ", "") == answer.replace(" ", "")
+
+
 def test_frames_are_drawn_no_faster_than_an_eye_sees(display):
     shown, terminal = display
     control = TrainerControl()
