@@ -113,6 +113,7 @@ def test_where_no_folder_can_be_made_is_said_before_anything_is_done(tmp_path):
     said = {
         "file": "is a file", "pipe": "is a device or a pipe", "nowhere": "is a link that leads to nothing",
         "circle": "cannot be looked at (Too many levels", "n" * 300: "cannot be looked at (File name too long",
+        "file/sub/sub": f"lies below {tmp_path / 'file'}, which is a file",
     }  # fmt: skip
     for name, what in said.items():
         for check in (check_new_folder, lambda place: check_replaceable(place, overwrite=True)):

@@ -310,6 +310,7 @@ def _list_taken(output: str) -> list[str]:
         mode = os.stat(output).st_mode
     except (FileNotFoundError, NotADirectoryError):
         if not os.path.islink(output):
+            _refuse_file_above(output)
             return []
         what = "is a link that leads to nothing"
     except OSError as problem:
@@ -319,6 +320,13 @@ def _list_taken(output: str) -> list[str]:
             return [name for name in _names(Path(output)) if not NOBODYS.fullmatch(name)]
         what = "is a file" if stat.S_ISREG(mode) else "is a device or a pipe"
     raise ConfigError(Problem(what, "name a folder that does not exist yet", path=output, code="HF706"))
+
+
+def _refuse_file_above(output: str) -> None:
+    above = next((each for each in Path(output).absolute().parents if os.path.lexists(each)), None)
+    if above is not None and not above.is_dir():
+        what = f"lies below {above}, which is a file"
+        raise ConfigError(Problem(what, "name a folder that does not exist yet", path=output, code="HF706"))
 
 
 def _not_of_a_merged_model(folder: Path, names: list[str]) -> str | None:

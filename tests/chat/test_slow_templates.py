@@ -139,7 +139,7 @@ def test_what_is_known_of_slow_templates_does_not_grow_for_ever(monkeypatch):
 
 
 # With a look at a text: what is written around texts would else be found once, for all rows of a shape.
-SLOW = "{% for i in range(99999) %}{% endfor %}{% if messages[0].content[0] %}{% endif %}" + TEMPLATE
+SLOW = "{% for i in range(99999) %}{% endfor %}" * 5 + "{% if messages[0].content[0] %}{% endif %}" + TEMPLATE
 
 
 @pytest.mark.parametrize("trusted", [None, hash_template(SLOW)])

@@ -92,7 +92,7 @@ REFUSED = [
     ("chat --port 0 --votes empty", "empty: --votes: is no file"),
     (
         "llm --print-vllm",
-        "llm: is a ScratchGPT, which vLLM and TGI do not know; export it first as one that they know: ",
+        "llm: is a ScratchGPT, which vLLM and TGI do not know; export it first as one that they know, ",
     ),
     (
         "apertus --print-vllm",

@@ -266,7 +266,7 @@ def test_a_merge_that_finds_no_room_is_one_message_and_leaves_nothing(tuned, tmp
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, limits[1]))  # no file may be longer, as on a full disk
     try:
-        with pytest.raises(CannotWriteError, match=r"merged: cannot be written \(File too large\); make room"):
+        with pytest.raises(CannotWriteError, match=r"merged: cannot be written \(File too large\); room does not help"):
             merge_adapter(adapter, str(tmp_path / "merged"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -9,6 +9,7 @@ from hf_finetune.config import check_saved_model, check_template_hash
 from hf_finetune.config.model_files.description import ADAPTER
 from hf_finetune.errors import ConfigError, MachineError, Problem, suggest
 from hf_finetune.folders import CHECKPOINT, EXPORT, MANIFEST, check_replaceable
+from hf_finetune.folders.exported import read_export
 from hf_finetune.release.export.options import ExportOptions, get_own_options
 from hf_finetune.release.export.targets import TARGETS
 from hf_finetune.release.export.values import check_opset, check_quant_name
@@ -74,7 +75,9 @@ def _refuse_checkpoint_name(place: Path) -> None:
 
 
 def _refuse_export(folder: Path) -> None:
-    """Raise `ConfigError` for an export whose weights are in no form that transformers reads."""
-    if (folder / EXPORT).is_file() and not any(folder.glob("*.safetensors")):
+    """Raise `ConfigError` for an export whose weights are in no form that transformers reads, or in fewer bits."""
+    if not (folder / EXPORT).is_file():
+        return
+    if not any(folder.glob("*.safetensors")) or read_export(folder).get("target") == "vllm":
         what, remedy = "is an export already", "name the run or model that it was made of"
         raise ConfigError(Problem(what, remedy, path=str(folder), code="HF972"))

@@ -32,6 +32,8 @@ ANSWER_TOKENS = 32
 LONGEST_PROMPT = 256
 # Of logits in float32, as a share of the largest: other kernels sum in another order.
 ROUNDING = 1e-4
+FEW_TOKENS = 1_000
+"""By fewer a mean loss is not judged well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,10 @@ def check_near(figures: Figures, tolerance: Tolerance, output: str) -> None:
         allowed = f"{tolerance.most:.2%} of the mean loss"
     if far:
         what = f"the export differs: {format_figures(figures)}; at most {allowed} was allowed"
-        remedy = "nothing was kept; allow more with --tolerance"
+        remedy = "nothing was kept; "
+        if tolerance.measure == "loss" and figures.compared < FEW_TOKENS:
+            remedy += "so few tokens say little: ask more rows (--rows, --data), or "
+        remedy += "allow more with --tolerance"
         raise ModelError(Problem(what, remedy, path=output, code="HF971"))
     differing = 0 if figures.equal_answers is None else figures.rows - figures.equal_answers - figures.ties
     if tolerance.measure == "logits" and differing:

@@ -24,7 +24,10 @@ def format_other_servers(options: ServeOptions) -> list[str]:
     base = options.base_path or (read_base_name(options.model) if over_adapter else options.model)
     config = read_object(Path(base) / "config.json") or {}
     if config.get("model_type") == OURS:
-        remedy = f"export it first as one that they know: hf-finetune export {shell_path(base)} EXPORTED --to llama"
+        remedy = (
+            "export it first as one that they know, which a GPT of the preset llama-like is: "
+            f"hf-finetune export {shell_path(base)} EXPORTED --to llama; any other is served with hf-finetune serve"
+        )
         raise ModelError(Problem("is a ScratchGPT, which vLLM and TGI do not know", remedy, base, code="HF878"))
     if (known := PUBLISHED.get(str(config.get("model_type")))) is not None and config.get("hidden_act") != known:
         what = f"is of the kind {config['model_type']} with another activation than {known}, the one that vLLM computes"

@@ -21,7 +21,8 @@ from tuned_classifiers import SPAM, classifier_on, saved_backbone
 
 from hf_finetune.cli import main
 from hf_finetune.errors import CannotWriteError, ConfigError, DataError, MachineError, ModelError
-from hf_finetune.folders import MANIFEST
+from hf_finetune.folders import EXPORT, MANIFEST
+from hf_finetune.folders.exported import WRITTEN
 from hf_finetune.models.classification_head import fold_decision
 from hf_finetune.models.decision import Decision, read_decision, write_decision
 from hf_finetune.release.export import checks
@@ -83,6 +84,7 @@ def copied(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "copy_target", copy)
     monkeypatch.setitem(TARGETS, "copy", Target("copy_target"))
+    monkeypatch.setitem(WRITTEN, "copy", ())
     return copy
 
 
@@ -163,7 +165,7 @@ def test_an_export_that_differs_is_refused_with_its_figures_and_leaves_nothing(f
         export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
     assert [*tmp_path.iterdir()] == []
     copied.tolerance = Tolerance("loss", 1e-9)
-    with pytest.raises(ModelError, match="of the mean loss was allowed; nothing was kept; allow more with --tol"):
+    with pytest.raises(ModelError, match="of the mean loss was allowed; nothing was kept; so few tokens say"):
         export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", FEW)
     export_model(str(folders / "adapter"), str(tmp_path / "out"), "copy", replace(FEW, tolerance=1.0))
 
@@ -192,6 +194,11 @@ def test_an_export_takes_the_place_of_an_export_alone(folders, copied, tmp_path)
     with pytest.raises(ConfigError, match="would take the place of what it is made of"):
         export_model(out, out, "copy", replace(FEW, overwrite=True))
     check_export(out, str(tmp_path / "again"), "onnx", FEW)  # transformers reads its weights
+    record = json.loads((tmp_path / "out" / EXPORT).read_text())
+    (tmp_path / "out" / EXPORT).write_text(json.dumps(record | {"target": "vllm"}))
+    with pytest.raises(ConfigError, match="out: is an export already"):  # in fewer bits
+        check_export(out, str(tmp_path / "again"), "onnx", FEW)
+    (tmp_path / "out" / EXPORT).write_text(json.dumps(record | {"target": "onnx", "files": {}}))
     (tmp_path / "out" / "model.safetensors").unlink()
     with pytest.raises(ConfigError, match="out: is an export already; name the run or model that it was made of"):
         check_export(out, str(tmp_path / "again"), "onnx", FEW)
@@ -309,9 +316,8 @@ def test_what_only_an_adapter_has_is_refused_of_a_whole_model(folders, copied, t
 
 
 def test_a_folder_that_cannot_be_written_is_one_message(folders, copied, tmp_path):
-    (tmp_path / "file").write_text("")
     with pytest.raises(CannotWriteError, match="cannot be written"):
-        export_model(str(folders / "classifier"), str(tmp_path / "file" / "out"), "copy", FEW)
+        export_model(str(folders / "classifier"), "/proc/none/out", "copy", FEW)  # where nobody makes a folder
 
 
 def test_what_cannot_be_is_refused_before_a_model_is_loaded(folders, tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from hf_finetune.chat.built_in import read_built_in
 from hf_finetune.cli import app
 from hf_finetune.config.sections import ModelSection
 from hf_finetune.errors import ConfigError, MachineError, ModelError
-from hf_finetune.folders import check_replaceable
+from hf_finetune.folders import EXPORT, check_replaceable
 from hf_finetune.models.adapters.attach import attach_adapter, save_adapter
 from hf_finetune.models.loading import load_causal_lm
 from hf_finetune.models.saved import load_for_generation
@@ -289,6 +289,7 @@ def test_what_cannot_be_is_refused_before_weights_are_read(folders: Path, monkey
 def test_a_folder_that_was_changed_is_not_loaded(folders: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export_model(str(folders / "base"), str(out), "gguf", few(quant="f16"))
+    (out / EXPORT).unlink()  # by which the change is seen before
     settings = json.loads((out / "config.json").read_text())
     (out / "config.json").write_text(json.dumps(settings | {"num_hidden_layers": 2, "intermediate_size": 64}))
     with pytest.raises(ModelError, match=r"holds other weights than the config\.json beside it describes"):
