@@ -178,7 +178,7 @@ def test_more_processes_on_the_command_line_than_the_kind_of_launch_starts_are_r
     assert said.startswith("cpu: num_processes: asks for 4 processes, and distributed_type: NO starts one; set")
     assert refusals("cpu_2proc", ADAMW, num_processes=4) == []
     [said] = refusals("cpu_2proc", ADAMW, num_processes=100_000)
-    assert said.startswith("--on cpu_2proc: asks for 100,000 processes on this machine, whose processor has ")
+    assert said.startswith("--on cpu_2proc: asks for 100,000 processes on this machine, and ")
 
 
 def test_the_stage_is_that_of_the_file_which_deepspeed_reads(on_gpus, only_problem, monkeypatch, tmp_path):

@@ -94,8 +94,8 @@ def crowd_problem(key: str, settings: Mapping[str, Any]) -> Problem | None:
     if processes <= MOST_ON_A_CORE * cores:
         return None
     # Each takes hundreds of megabytes, and a typo took a machine down.
-    what = f"asks for {processes:,} processes on this machine, whose processor has {cores}"
-    remedy = f"set num_processes to {cores} a machine; up to {MOST_ON_A_CORE * cores} are started"
+    what = f"asks for {processes:,} processes on this machine, and {MOST_ON_A_CORE * cores} are started at most"
+    remedy = f"set num_processes to the cores of a machine, here {cores}"
     return Problem(what, remedy, key=key, code="HF606")
 
 
