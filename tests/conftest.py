@@ -23,7 +23,6 @@ from typing import Any
 
 import hypothesis
 import message_recorder
-import psutil
 import pytest
 from message_recorder import pytest_configure, pytest_runtest_call  # noqa: F401
 from preloaded import serve_commands
@@ -114,11 +113,6 @@ LONGEST = (
     *("test_views.py", "test_terminal.py", "test_cli.py", "test_lost_runs.py", "test_base_scores.py"),
     *("test_workers.py", "test_assistant_mask.py", "test_run_and_score_agree.py", "test_configs.py"),
 )
-
-
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: a quarter of the time tests wait, for processes that they have ended or killed."""
-    return (psutil.cpu_count(logical=False) or 1) + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
