@@ -105,6 +105,13 @@ def no_launch_of_another_test() -> Iterator[None]:
     os.environ.pop("HF_FINETUNE_CONFIG_FILE", None)
 
 
+@pytest.fixture(autouse=True)
+def no_texts_of_another_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine any template is slow, and its texts are then known, and no worker is asked."""
+    if (rendering := sys.modules.get("hf_finetune.chat.rendering")) is not None:
+        monkeypatch.setattr(rendering, "_slow_texts", rendering.SlowTexts())
+
+
 # Files whose tests take longest: first, so that no process is left alone with one of them in the end. pytest-xdist
 # would begin with those of most tests, and end with long files of few; `make test` tells it to keep this order.
 LONGEST = (

@@ -83,7 +83,7 @@ def test_what_messages_and_run_files_name_is_there_after_init(tmp_path, project_
 
 def test_init_into_a_path_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CannotWriteError):
+    with pytest.raises(ConfigError, match="which is a file"):
         init_project(tmp_path / "file" / "below")
 
 

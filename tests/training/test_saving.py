@@ -181,7 +181,7 @@ def test_without_room_for_a_second_model_the_cpu_compares(base):
 def test_the_room_of_training_is_given_back_before_a_second_model_is_loaded():
     keep_freed_memory()
     process = psutil.Process()
-    before, kept = process.memory_info().rss, [torch.ones(2**18) for _ in range(100)]  # 100 MiB
+    before, kept = process.memory_info().rss, [torch.ones(2**18) for _ in range(200)]  # 200 MiB
     above = torch.ones(2**18)  # so that the heap cannot be cut at its end
     del kept
     trained = process.memory_info().rss

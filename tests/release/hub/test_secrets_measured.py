@@ -175,11 +175,15 @@ WORST = (
 
 @pytest.mark.parametrize("piece", WORST)
 def test_the_time_grows_with_the_text_alone(piece):
-    text = (piece * (1 << 18))[: 1 << 18]
-    started = time.process_time()
-    find_places(text.encode(), Sought({"no known shape at all": "a token"}, compile_home_rules()))
-    hide_secrets(text)
-    assert time.process_time() - started < 2
+    spent = []
+    for size in (1 << 16, 1 << 18):
+        text = (piece * size)[:size]
+        started = time.process_time()
+        find_places(text.encode(), Sought({"no known shape at all": "a token"}, compile_home_rules()))
+        hide_secrets(text)
+        spent.append(time.process_time() - started)
+    # Four times the text; in the square of its length it would be 16 times. Not in seconds: processors differ.
+    assert spent[1] < 8 * spent[0] + 0.5
 
 
 def test_a_message_with_half_a_pair_of_surrogates_is_searched_as_any_other():
