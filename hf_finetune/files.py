@@ -194,9 +194,14 @@ def raise_write_errors() -> Iterator[None]:
         raise OSError(int(number[1]), os.strerror(int(number[1]))) from problem
 
 
+def find_blocking(path: Path) -> Path | None:
+    """What stands where a folder would have to be, for `path` to be one: itself, or one above it."""
+    return next((each for each in (path, *path.parents) if os.path.exists(each) and not os.path.isdir(each)), None)
+
+
 def explain_unwritable(path: Path, problem: OSError, remedy: str = "name a folder of yours") -> Problem:
     """Explain why `path`, which is as it was, cannot be written; `remedy` is that of one that belongs to others."""
-    blocking = next((each for each in (path, *path.parents) if os.path.exists(each) and not os.path.isdir(each)), None)
+    blocking = find_blocking(path)
     if isinstance(problem, NotADirectoryError | FileExistsError) and blocking is not None:
         place = "is a file" if blocking == path else f"is below {blocking}, which is a file"
         return Problem(place, "name one in a folder", str(path), code="HF706")

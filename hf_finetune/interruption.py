@@ -220,7 +220,7 @@ def hold_signals() -> Iterator[None]:
         yield
         return
     before = _install(every_rank=True)
-    _state.holds, _state.number = True, None
+    _state.holds, _state.number, _state.answer = True, None, None
     try:
         yield
         raise_held_signal()

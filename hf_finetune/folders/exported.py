@@ -15,17 +15,18 @@ from hf_finetune.folders.record_kinds import read_record
 
 logger = logging.getLogger(__name__)
 
+ADAPTER_GGUF = "adapter.gguf"
 # By target, what it writes beside what a model of transformers has. Files of other names are of whoever put them there.
 WRITTEN = {
     "onnx": ("model.onnx", "model.onnx.data"),
-    "gguf": ("model.gguf", "adapter.gguf"),
+    "gguf": ("model.gguf", ADAPTER_GGUF),
     "ollama": ("model.gguf", "Modelfile"),
     "llama": (),
     "vllm": (),
 }
 SUFFIXES = (".onnx", ".onnx.data", ".gguf")
 """Of files of weights, beside safetensors."""
-EXPORTED = ("model.onnx", "model.gguf", "adapter.gguf")
+EXPORTED = ("model.onnx", "model.gguf", ADAPTER_GGUF)
 """The weights of exports that are not safetensors."""
 # Ollama's alone: what is written there changes nothing of what is opened here.
 _NOT_OPENED = ("Modelfile",)

@@ -20,7 +20,7 @@ from hf_finetune.errors import (
     advise_unless_limited,
     find_writing_code,
 )
-from hf_finetune.files import sync_folder
+from hf_finetune.files import find_blocking, sync_folder
 from hf_finetune.folders.opened import recall
 from hf_finetune.folders.record_kinds import (
     MANIFEST_KINDS,
@@ -323,8 +323,7 @@ def _list_taken(output: str) -> list[str]:
 
 
 def _refuse_file_above(output: str) -> None:
-    above = next((each for each in Path(output).absolute().parents if os.path.lexists(each)), None)
-    if above is not None and not above.is_dir():
+    if (above := find_blocking(Path(output).absolute())) is not None:
         what = f"lies below {above}, which is a file"
         raise ConfigError(Problem(what, "name a folder that does not exist yet", path=output, code="HF706"))
 

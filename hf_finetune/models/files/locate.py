@@ -17,13 +17,13 @@ from hf_finetune.config.paths import is_missing
 from hf_finetune.config.reading.yaml_reader import read_document
 from hf_finetune.errors import ModelError, Problem
 from hf_finetune.folders import RUN_FILE
+from hf_finetune.folders.exported import ADAPTER_GGUF
 
 logger = logging.getLogger(__name__)
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.h5", "*.msgpack")
 REPOSITORY_FILES = ("config.json", "adapter_config.json", "tokenizer_config.json")
 """Every repository of a model, an adapter or a tokenizer has one of these."""
-ADAPTER_GGUF = "adapter.gguf"
 SAFETENSORS = (".safetensors", ".safetensors.index.json")
 
 

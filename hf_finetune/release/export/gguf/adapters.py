@@ -20,7 +20,6 @@ from hf_finetune.models.gguf_folders.families import find_family, rename
 from hf_finetune.models.gguf_folders.weights import put_in_pairs
 from hf_finetune.release.export.gguf.writing import open_writer
 
-ADAPTER = "adapter.gguf"
 PREFIX = "base_model.model."
 PARTS = {".lora_A.weight": "lora_a", ".lora_B.weight": "lora_b"}
 # What an adapter may have beside its two factors, and llama.cpp has no place for.

@@ -13,13 +13,14 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 from hf_finetune.chat.template import get_default_template
 from hf_finetune.errors import ConfigError, ModelError, Problem
 from hf_finetune.folders import CARD
+from hf_finetune.folders.exported import ADAPTER_GGUF
 from hf_finetune.models.adapters.loading import load_base
 from hf_finetune.models.classification_head import has_classification_head
 from hf_finetune.models.files.adapter import fetch_adapter, is_adapter
 from hf_finetune.models.gguf_folders.reading import MODEL, add_adapter
 from hf_finetune.models.saved import load_for_generation
 from hf_finetune.release.export.conversations import Conversation
-from hf_finetune.release.export.gguf.adapters import ADAPTER, check_adapter, write_adapter
+from hf_finetune.release.export.gguf.adapters import check_adapter, write_adapter
 from hf_finetune.release.export.gguf.llama_cpp import LlamaCpp, RequestRefused
 from hf_finetune.release.export.gguf.odd_texts import check_tokens
 from hf_finetune.release.export.gguf.writing import About, check_model, write_model
@@ -84,7 +85,7 @@ def write_with(
         assert source.adapter is not None
         # Of the base nothing is kept: it is there to be compared over.
         del figures["stored"]
-        figures["bytes"] = write_adapter(folder / ADAPTER, source.adapter, base.config, about.name)
+        figures["bytes"] = write_adapter(folder / ADAPTER_GGUF, source.adapter, base.config, about.name)
     # Before minutes of answers: a vocabulary or a template that is taken otherwise spoils all of them.
     with LlamaCpp(folder / MODEL) as theirs:
         figures["texts_with_equal_tokens"] = check_tokens(theirs, tokenizer)
@@ -142,9 +143,11 @@ class _GgufRuntime:
         self.alone = folder / MODEL if adapter else None
         model, tokenizer = load_for_generation(str(folder))
         if adapter:
-            add_adapter(folder / ADAPTER, model)
+            add_adapter(folder / ADAPTER_GGUF, model)
         self.weights = TransformersLanguageModel(model, tokenizer)
-        self.theirs = LlamaCpp(folder / MODEL, folder / ADAPTER if adapter else None, threads=torch.get_num_threads())
+        self.theirs = LlamaCpp(
+            folder / MODEL, folder / ADAPTER_GGUF if adapter else None, threads=torch.get_num_threads()
+        )
 
     def compute_logits(self, ids: Sequence[int]) -> Floats:
         return self.weights.compute_logits(ids)
